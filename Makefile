@@ -1,0 +1,21 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test format clean
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/run.stamp  ## serve keystores/ at https://localhost:9443
+	.venv/bin/jwks-server serve --keystores keystores
+
+test: .venv/dev.stamp  ## lint, types, import contracts and all tests
+	scripts/check
+
+format: .venv/dev.stamp  ## format the code and mend what lint can mend
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:  ## remove everything that make made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/%.stamp: pyproject.toml constraints.txt scripts/venv
+	scripts/venv $*

@@ -1,0 +1,31 @@
+"""From the bytes of a file to certificates and public keys. What a file is, its content decides.
+
+`sniff` recognises the container, one small module a container reads it, `certificates` says which of several
+certificates sign tokens and which are their issuers. Private keys are never decrypted and never come out.
+"""
+
+from jwks_server.core.errors import KeyFileError
+from jwks_server.core.formats import der, pem
+from jwks_server.core.formats.contents import Contents, Entry, Password
+from jwks_server.core.formats.sniff import Format, recognise
+
+__all__ = ["MAX_FILE_BYTES", "Contents", "Entry", "Format", "Password", "needs_password", "read", "recognise"]
+
+MAX_FILE_BYTES = 1 << 20
+"""A key file larger than this is refused unread."""
+
+
+def needs_password(container: Format) -> bool:  # noqa: ARG001
+    """Tell whether reading this container takes a password."""
+    return False
+
+
+def read(data: bytes, password: Password | None = None) -> Contents:  # noqa: ARG001
+    """Return what the file holds; raise KeyFileError with a text for the operator where it cannot be read."""
+    if len(data) > MAX_FILE_BYTES:
+        raise KeyFileError("file larger than 1 MiB")
+    match recognise(data):
+        case Format.PEM:
+            return pem.read(data)
+        case Format.DER:
+            return der.read(data)

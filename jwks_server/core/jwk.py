@@ -1,0 +1,135 @@
+"""A public key as the members of a JSON Web Key (RFC 7517; RFC 7518, section 6; RFC 8037; RFC 8812).
+
+The members are taken from the key's public numbers one by one; there is no place for a private one to come from.
+"""
+
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import Certificate
+from cryptography.x509.oid import PublicKeyAlgorithmOID
+
+from jwks_server.core.errors import UnsupportedKeyError
+from jwks_server.core.formats.contents import Entry
+
+RSA_MIN_BITS = 2048
+RSA_MAX_BITS = 8192
+RSASSA_PKCS1 = ("RS256", "RS384", "RS512")
+RSASSA_PSS = ("PS256", "PS384", "PS512")
+
+_CURVES = {
+    "secp256r1": ("P-256", 32, "ES256"),
+    "secp384r1": ("P-384", 48, "ES384"),
+    "secp521r1": ("P-521", 66, "ES512"),
+    "secp256k1": ("secp256k1", 32, "ES256K"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public members of a key, the algorithms it can sign with, and what must be opted into for it.
+
+    `members` are those of its `kty` that RFC 7638 calls required, without `kty` itself and without `alg`, which AKP
+    keys (RFC 9964) count among them.
+    """
+
+    kty: str
+    members: tuple[tuple[str, str], ...]
+    algorithms: tuple[str, ...]
+    opt_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a file, as plain data: what may be published of it, and what it is called where it came from.
+
+    `chain` is in DER, the key's own certificate first, and empty for a bare key.
+    """
+
+    public: PublicKey
+    chain: tuple[bytes, ...] = ()
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    alias: str | None = None
+    stated_kid: str | None = None
+    stated_alg: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def key_of(entry: Entry) -> Key:
+    """Return the entry's key as plain data; raise UnsupportedKeyError where it is of a kind not published."""
+    leaf = entry.chain[0] if entry.chain else None
+    public = public_members(entry.public_key, leaf)
+    return Key(
+        public=public,
+        chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in entry.chain),
+        not_before=leaf.not_valid_before_utc if leaf else None,
+        not_after=leaf.not_valid_after_utc if leaf else None,
+        alias=entry.alias,
+        stated_kid=entry.kid,
+        stated_alg=entry.alg,
+        warnings=_warnings(entry.public_key),
+    )
+
+
+def public_members(key: PublicKeyTypes, certificate: Certificate | None = None) -> PublicKey:
+    """Return the key's public members; `certificate` tells a key for RSASSA-PSS alone from a plain RSA key."""
+    match key:
+        case rsa.RSAPublicKey():
+            return _rsa(key, certificate)
+        case ec.EllipticCurvePublicKey():
+            return _ec(key)
+        case ed25519.Ed25519PublicKey():
+            x = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            return PublicKey("OKP", (("crv", "Ed25519"), ("x", base64url(x))), ("EdDSA", "Ed25519"))
+        case x25519.X25519PublicKey() | x448.X448PublicKey():
+            raise UnsupportedKeyError("unsupported key: X25519 and X448 agree on keys and cannot sign")
+        case dsa.DSAPublicKey():
+            raise UnsupportedKeyError("unsupported key: DSA; JWS has no algorithm for it")
+        case _:
+            raise UnsupportedKeyError(f"unsupported key: {type(key).__name__}")
+
+
+def _rsa(key: rsa.RSAPublicKey, certificate: Certificate | None) -> PublicKey:
+    numbers = key.public_numbers()
+    if key.key_size < RSA_MIN_BITS:
+        raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at least {RSA_MIN_BITS} needed")
+    if key.key_size > RSA_MAX_BITS:
+        raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at most {RSA_MAX_BITS} are accepted")
+    if numbers.n % 2 == 0:
+        raise UnsupportedKeyError("RSA key with an even modulus (corrupted?)")
+    only_pss = (
+        certificate is not None and certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS
+    )
+    algorithms = RSASSA_PSS if only_pss else RSASSA_PKCS1 + RSASSA_PSS
+    return PublicKey("RSA", (("n", base64url_uint(numbers.n)), ("e", base64url_uint(numbers.e))), algorithms)
+
+
+def _ec(key: ec.EllipticCurvePublicKey) -> PublicKey:
+    if key.curve.name not in _CURVES:
+        raise UnsupportedKeyError(f"unsupported key: {key.curve.name}; use P-256, P-384 or P-521")
+    crv, width, alg = _CURVES[key.curve.name]
+    numbers = key.public_numbers()
+    # Full width: a coordinate keeps its leading zeros (RFC 7518, section 6.2.1.2), or clients reject the key.
+    x, y = (base64url(coordinate.to_bytes(width)) for coordinate in (numbers.x, numbers.y))
+    return PublicKey("EC", (("crv", crv), ("x", x), ("y", y)), (alg,), opt_in=alg if alg == "ES256K" else None)
+
+
+def _warnings(key: PublicKeyTypes) -> tuple[str, ...]:
+    if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e == 3:  # noqa: PLR2004
+        return ("RSA key with public exponent 3; replace it by one with 65537",)
+    return ()
+
+
+def base64url(data: bytes) -> str:
+    """Return base64url without padding (RFC 7515, section 2)."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def base64url_uint(number: int) -> str:
+    """Return a positive number as base64url of its shortest big-endian octets (RFC 7518, section 2)."""
+    return base64url(number.to_bytes((number.bit_length() + 7) // 8))
