@@ -7,7 +7,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x448, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate
@@ -102,9 +102,7 @@ def _rsa(key: rsa.RSAPublicKey, certificate: Certificate | None) -> PublicKey:
         raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at most {RSA_MAX_BITS} are accepted")
     if numbers.n % 2 == 0:
         raise UnsupportedKeyError("RSA key with an even modulus (corrupted?)")
-    only_pss = (
-        certificate is not None and certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS
-    )
+    only_pss = certificate is not None and certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS
     algorithms = RSASSA_PSS if only_pss else RSASSA_PKCS1 + RSASSA_PSS
     return PublicKey("RSA", (("n", base64url_uint(numbers.n)), ("e", base64url_uint(numbers.e))), algorithms)
 

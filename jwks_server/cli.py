@@ -1,0 +1,241 @@
+"""The command line: parses arguments, calls the daemon, and exits.
+
+Exit codes: 0 all is well, 1 a problem was found in the keystores, 2 the command could not be carried out as given.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from jwks_server.core.errors import JwksServerError, PolicyError, SettingsError, TenantNameError
+from jwks_server.core.kid import Scheme
+from jwks_server.core.policy import Policy
+from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
+from jwks_server.daemon import config
+from jwks_server.daemon.inspect import check_tree, show_tenant
+from jwks_server.daemon.loader import Source
+from jwks_server.daemon.passwords import PasswordSources
+from jwks_server.daemon.serve import serve as run_server
+
+ENVIRONMENT_PREFIX = "JWKS_SERVER_"
+MAX_PORT = 65_535
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+class _TenantType(click.ParamType[TenantName]):
+    name = "tenant"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> TenantName:
+        try:
+            return tenant_name(str(value))
+        except TenantNameError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _ListType(click.ParamType[tuple[object, ...]]):
+    """`RS256,PS256` on the command line and in the environment, a list in the file."""
+
+    name = "a,b,…"
+
+    def convert(
+        self, value: str | list[object] | tuple[object, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[object, ...]:
+        del param, ctx
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else tuple(value)
+        )
+
+
+def _setting(flag: str, **options: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - click's own options
+    """Return a click option that is also a variable of the environment and a key of the configuration file."""
+    name = flag.partition("/")[0].lstrip("-").replace("-", "_")
+    return click.option(
+        flag, name, envvar=ENVIRONMENT_PREFIX + name.upper(), show_envvar=True, show_default=True, **options
+    )
+
+
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    envvar=ENVIRONMENT_PREFIX + "CONFIG",
+    show_envvar=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _param, path: _read_config(ctx, path),
+    help="A TOML file with settings; its keys are the flags' names with '_' for '-'.",
+)
+_POLICY = (
+    _setting("--kid", metavar="SCHEME", default=Scheme.WSO2.value, help=f"Key id scheme: {', '.join(Scheme)}."),
+    _setting("--rsa-algorithms", type=_ListType(), default="RS256", help="Each RSA key is published once for each."),
+    _setting("--eddsa", metavar="NAME", default="EdDSA", help="'alg' of Ed25519 keys: EdDSA, or Ed25519 (RFC 9864)."),
+    _setting("--x5c/--no-x5c", default=True, help="Publish the certificate chain."),
+    _setting("--x5t/--no-x5t", default=False, help="Publish the certificate's SHA-1 thumbprint too."),
+    _setting(
+        "--hexify-thumbprints/--no-hexify-thumbprints", default=False, help="Thumbprints as WSO2's switch has it."
+    ),
+    _setting("--max-age", type=int, default=300, help="Seconds that clients may keep a key set."),
+    _setting("--not-yet-valid", metavar="WHAT", default="publish", help="Such certificates: publish or hide."),
+    _setting("--expired", metavar="WHAT", default="publish", help="Such certificates: publish or hide."),
+    _setting("--allow", type=_ListType(), default="", help="Key types not all clients take: ES256K, Ed448, ML-DSA."),
+    _setting("--aliases", type=_ListType(), default=None, help="Publish only these entries of keystores."),
+    _setting("--previous-kids/--no-previous-kids", default=False, help="Publish WSO2's older SHA-1 ids too."),
+    _setting("--removal-grace", metavar="TIME", default="0s", help="How long a removed key stays, such as 24h."),
+)
+_PASSWORDS = (
+    _setting(
+        "--password-dir",
+        metavar="DIR",
+        default=None,
+        help="Folder of <tenant>.password files.  [default: $CREDENTIALS_DIRECTORY]",
+    ),
+    _setting(
+        "--password-file",
+        metavar="FILE",
+        default=None,
+        help="Password of keystores that have no other.  [default: $CREDENTIALS_DIRECTORY/keystore.password]",
+    ),
+)
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _read_config(ctx: click.Context, path: str | None) -> None:
+    if path is not None:
+        known = {name for command in cli.commands.values() for name in _setting_names(command)}
+        ctx.default_map = dict(config.read_file(path, known))
+
+
+def _setting_names(command: click.Command) -> set[str]:
+    return {
+        parameter.name
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        and parameter.name
+        and parameter.envvar
+        and parameter.name != "config_file"
+    }
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="jwks-server", prog_name="jwks-server")
+def cli() -> None:
+    """Publish the public keys in a tree of keystores as JSON Web Key Sets.
+
+    Each folder keystores/<tenant>/ is a tenant; the certificates in it are its key set.
+    """
+
+
+@cli.command()
+@_options(
+    _setting("--keystores", metavar="DIR", required=True, help="The folder that holds a folder for each tenant."),
+    _setting("--host", default="localhost", help="Name or address to listen on."),
+    _setting("--port", type=click.IntRange(0, MAX_PORT), default=9443, help="Port to listen on; 0 takes a free one."),
+    _setting("--port-offset", type=click.IntRange(0, MAX_PORT), default=0, help="Added to every port."),
+    _setting("--http", is_flag=True, default=False, help="Serve plain HTTP, for use behind a proxy that does TLS."),
+    _setting("--tls-cert", metavar="FILE", default=None, help="Certificate and its chain, PEM."),
+    _setting("--tls-key", metavar="FILE", default=None, help="The certificate's private key, PEM without passphrase."),
+    _setting("--super-tenant", type=_TenantType(), default=SUPER_TENANT, help="The tenant served at /oauth2/jwks."),
+    _setting(
+        "--media-type",
+        type=click.Choice(config.MEDIA_TYPES),
+        default=config.MEDIA_TYPES[0],
+        help="Content-Type of key sets.",
+    ),
+    _setting("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look."),
+    *_POLICY,
+    *_PASSWORDS,
+    _CONFIG,
+)
+def serve(**values: Any) -> None:  # noqa: ANN401 - one for each option above
+    """Serve the key sets until SIGTERM.
+
+    Each flag can also be given in the environment, by the name shown, or in the file that --config names. Flags win
+    over the environment, the environment over the file.
+    """
+    port = values["port"] and values["port"] + values["port_offset"]
+    if port > MAX_PORT:
+        raise SettingsError(f"port {values['port']} with offset {values['port_offset']} is {port}, above {MAX_PORT}")
+    run_server(
+        config.Settings(
+            keystores=Path(values["keystores"]),
+            port=port,
+            policy=_policy(values),
+            passwords=_passwords(values),
+            **{
+                name: values[name]
+                for name in ("host", "http", "tls_cert", "tls_key", "super_tenant", "media_type", "log_format")
+            },
+        )
+    )
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@_options(*_POLICY, *_PASSWORDS, _CONFIG)
+def check(directory: str, *, as_json: bool, **values: Any) -> int:  # noqa: ANN401
+    """Load the tree DIR as the server would, and print what each file gives.
+
+    Exit code 1 says that something in the tree has a problem.
+    """
+    return check_tree(_source(directory, values), as_json=as_json)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.argument("tenant", type=_TenantType())
+@_options(*_POLICY, *_PASSWORDS, _CONFIG)
+def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN401
+    """Print the key set of TENANT in the tree DIR as it would be served."""
+    return show_tenant(_source(directory, values), tenant)
+
+
+def _source(directory: str, values: Mapping[str, Any]) -> Source:
+    return Source(str(Path(directory).absolute()), _passwords(values), _policy(values))
+
+
+def _policy(values: Mapping[str, Any]) -> Policy:
+    keys = [parameter for parameter in Policy.__dataclass_fields__ if values[parameter] is not None]
+    try:
+        return Policy().updated({key: values[key] for key in keys})
+    except PolicyError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _passwords(values: Mapping[str, Any]) -> PasswordSources:
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    of_server = values["password_file"] or (credentials and str(Path(credentials, "keystore.password")))
+    return PasswordSources(values["password_dir"] or credentials, of_server)
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on standard error and exit code 2."""
+    try:
+        sys.exit(cli.main(prog_name="jwks-server", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except JwksServerError as error:
+        _fail(str(error))
+
+
+def _fail(text: str) -> None:
+    sys.stderr.write(f"jwks-server: {' '.join(text.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,163 @@
+"""Files, the previous snapshot, the policy and the time make a tenant's snapshot, with its problems.
+
+Building never fails: what is wrong with a file is a problem in the snapshot, and the keys that the file last gave stay.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from jwks_server.core import formats
+from jwks_server.core.errors import KeyFileError, PolicyError, UnsupportedKeyError
+from jwks_server.core.jwk import Key, key_of
+from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, compile_set
+from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, owed_after
+from jwks_server.core.policy import Policy
+from jwks_server.core.revoked import parse_revoked
+from jwks_server.core.selection import Selection, published_keys
+from jwks_server.core.snapshot import Folder, Level, Problem, Settled, Snapshot
+from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 0.025
+"""How long what vanished must stay away before it is believed: a checkout unlinks and creates within 4 ms."""
+
+
+def read_key_file(name: str, stamp: bytes, data: bytes, password: formats.Password | None) -> KeyFile:
+    """Return the keys in a file's bytes; raise KeyFileError where nothing in it can be used."""
+    contents = formats.read(data, password)
+    keys: list[Key] = []
+    refusals = list(contents.refusals)
+    for entry in contents.entries:
+        try:
+            keys.append(key_of(entry))
+        except UnsupportedKeyError as refusal:
+            refusals.append(f"entry {entry.alias!r}: {refusal}" if entry.alias else str(refusal))
+    if refusals and not keys:
+        raise KeyFileError("; ".join(refusals))
+    return KeyFile(name, stamp, contents.container, tuple(keys), (), tuple(refusals), contents.notices)
+
+
+def faulty_key_file(
+    name: str, fault: str, previous: KeyFile | None, *, stamp: bytes = b"", container: str = ""
+) -> KeyFile:
+    """Return the file with the keys it last gave, and what is wrong with it now."""
+    keys = previous.keys if previous else ()
+    return KeyFile(name, stamp, container, keys, (fault,))
+
+
+def build(  # noqa: PLR0913 - the seven things that decide what a tenant publishes
+    tenant: TenantName,
+    folder: Folder,
+    previous: Snapshot | None,
+    defaults: Policy,
+    now: Moment,
+    *,
+    remembered: Sequence[Owed] = (),
+    settle_seconds: float = SETTLE_SECONDS,
+) -> Snapshot:
+    """Return the tenant's snapshot.
+
+    `remembered` are keys published before the server started, each with its deadline; they count where there is no
+    previous snapshot.
+    """
+    problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
+    policy, policy_problems = _policy(folder, previous, defaults, now.steady, settle_seconds)
+    revoked, revoked_problems = _revoked(folder, previous, now.steady, settle_seconds)
+    files = folder.files if folder.fault is None else (previous.files if previous else ())
+    grace = max(policy.value.removal_grace, settle_seconds if previous else 0)
+    before = ((file.name, key) for file in previous.files for key in file.keys) if previous else ()
+    owed = owed_after(before, previous.owed if previous else remembered, files, now.steady, grace)
+
+    offered = [(file.name, key) for file in files for key in file.keys]
+    offered += [(debt.file_name, debt.key) for debt in owed]
+    selection = Selection(policy.value, revoked.value, now)
+    chosen = [(name, key) for name, key in offered if selection.takes(name, key)]
+    published, clashes = published_keys(chosen, policy.value, previous)
+
+    problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
+    faulty = any(problem.level is Level.FAULT for problem in problems)
+    key_set = None if faulty and not selection.eligible else compile_set(published, policy.value.max_age)
+    if key_set is not None:
+        problems += _size_problems(key_set)
+    return Snapshot(
+        tenant=tenant,
+        present=folder.present or folder.fault is not None,
+        files=files,
+        owed=owed,
+        policy=policy,
+        revoked=revoked,
+        published=published,
+        key_set=key_set,
+        problems=tuple(dict.fromkeys(problems)),
+        next_change=NextChange(selection.next_change, min((debt.until for debt in owed), default=None)),
+        look_again=NextChange(
+            selection.next_remark,
+            min(
+                (s.missing_since + settle_seconds for s in (policy, revoked) if s.missing_since is not None),
+                default=None,
+            ),
+        ),
+    )
+
+
+def _policy(
+    folder: Folder, previous: Snapshot | None, defaults: Policy, now: float, settle_seconds: float
+) -> tuple[Settled[Policy], list[Problem]]:
+    """Return the policy in force: the file's, else the last good one, else the server's."""
+    last = previous.policy if previous else Settled(defaults)
+    if folder.fault is not None:
+        return last, []
+    if folder.policy.text is None and folder.policy.fault is None:
+        return _without_file(last, defaults, now, settle_seconds), []
+    fault = folder.policy.fault
+    if fault is None:
+        try:
+            return Settled(defaults.updated(tomllib.loads(folder.policy.text or ""))), []
+        except (PolicyError, tomllib.TOMLDecodeError) as error:
+            fault = str(error)
+    stays = "the last good policy stays in force" if previous else "the server's policy is in force"
+    return Settled(last.value), [Problem(Level.FAULT, f"{fault}; {stays}", POLICY_FILE)]
+
+
+def _revoked(
+    folder: Folder, previous: Snapshot | None, now: float, settle_seconds: float
+) -> tuple[Settled[frozenset[str]], list[Problem]]:
+    """Return the names of revoked keys; a list that cannot be read revokes what it last did."""
+    last: Settled[frozenset[str]] = previous.revoked if previous else Settled(frozenset())
+    if folder.fault is not None:
+        return last, []
+    if folder.revoked.fault is not None:
+        return Settled(last.value), [Problem(Level.FAULT, folder.revoked.fault, REVOKED_FILE)]
+    names = parse_revoked(folder.revoked.text or "")
+    return (Settled(names) if names else _without_file(last, frozenset(), now, settle_seconds)), []
+
+
+def _without_file(last: Settled[T], default: T, now: float, settle_seconds: float) -> Settled[T]:
+    """Return the last value for the settling time, then the default: an editor's save is not a removal."""
+    if last.value == default:
+        return Settled(default)
+    since = last.missing_since if last.missing_since is not None else now
+    return Settled(last.value, since) if now - since < settle_seconds else Settled(default)
+
+
+def _file_problems(files: Iterable[KeyFile]) -> Iterator[Problem]:
+    for file in files:
+        for fault in file.faults:
+            yield Problem(Level.FAULT, f"{fault}; its last good keys stay" if file.keys else fault, file.name)
+        for refusal in file.refusals:
+            yield Problem(Level.FAULT, refusal, file.name)
+        for notice in file.notices:
+            yield Problem(Level.NOTICE, notice, file.name)
+
+
+def _size_problems(key_set: KeySet) -> list[Problem]:
+    size = len(key_set.body)
+    for limit, who in (
+        (COMMON_CLIENT_BYTES, "Nimbus refuses it"),
+        (SMALL_CLIENT_BYTES, "mod_oauth2 does not cache it"),
+    ):
+        if size > limit:
+            return [Problem(Level.WARNING, f"the set has {size} bytes, more than {limit}: {who}; remove old keys")]
+    return []

@@ -1,0 +1,67 @@
+"""A key set compiled to bytes: made once when a key changes, copied for every request."""
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from jwks_server.core.jwk import Key, base64url
+from jwks_server.core.kid import hexified, sha1, sha256
+from jwks_server.core.policy import Policy
+
+SMALL_CLIENT_BYTES = 8192
+COMMON_CLIENT_BYTES = 51_200
+
+_KTY_ORDER = {"RSA": 0, "EC": 1, "OKP": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedKey:
+    """One member of the `keys` array: its id, its finished JSON, and where it comes from."""
+
+    kid: str
+    alg: str
+    kty: str
+    json: str
+    identity: tuple[object, ...]
+    file_name: str
+    not_after: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """A finished key set. `etag` is a digest of the body, quotes included; `max_age` is in seconds."""
+
+    body: bytes
+    etag: str
+    max_age: int
+
+
+def compile_set(keys: Iterable[PublishedKey], max_age: int) -> KeySet:
+    """Return the key set (RFC 7517, section 5) of `keys` in an order that depends on nothing but the keys.
+
+    RSA comes first: there are clients that ignore the id and fail on a key of another type before the right one.
+    """
+    ordered = sorted(keys, key=lambda key: (_KTY_ORDER.get(key.kty, len(_KTY_ORDER)), key.kty, key.kid))
+    body = ('{"keys":[' + ",".join(key.json for key in ordered) + "]}").encode("ascii")
+    return KeySet(body, f'"{base64url(hashlib.sha256(body).digest())}"', max_age)
+
+
+def jwk_json(key: Key, kid: str, alg: str, policy: Policy, *, bare: bool = False) -> str:
+    """Return the key as compact JSON: public members, and what is said of its certificate unless `bare`."""
+    jwk: dict[str, object] = {"kty": key.public.kty, "use": "sig", "kid": kid, "alg": alg, **dict(key.public.members)}
+    if key.chain and not bare:
+        certificate = key.chain[0]
+        text = hexified if policy.hexify_thumbprints else base64url
+        jwk["x5t#S256"] = text(sha256(certificate))
+        if policy.x5t:
+            jwk["x5t"] = text(sha1(certificate))
+        if policy.x5c:
+            jwk["x5c"] = [_base64(der) for der in key.chain]
+    return json.dumps(jwk, separators=(",", ":"))
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")

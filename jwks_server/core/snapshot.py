@@ -1,0 +1,82 @@
+"""Everything that is known of a tenant at one moment, as one value; and what reading its folder gave."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from jwks_server.core.keyset import KeySet, PublishedKey
+from jwks_server.core.lifecycle import KeyFile, NextChange, Owed
+from jwks_server.core.policy import Policy
+from jwks_server.core.tenant import TenantName
+
+T = TypeVar("T")
+
+
+class Level(StrEnum):
+    """How bad a problem is: a fault needs somebody, a warning wants attention, a notice only explains."""
+
+    FAULT = "fault"
+    WARNING = "warning"
+    NOTICE = "notice"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing to say about a tenant, or about one of its files."""
+
+    level: Level
+    text: str
+    file_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A small text file as it was read: its text, or why it could not be read, or neither where there is none."""
+
+    text: str | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What reading a tenant's folder gave. With a `fault`, nothing else is known and all stays as it was."""
+
+    files: tuple[KeyFile, ...] = ()
+    policy: TextFile = TextFile()
+    revoked: TextFile = TextFile()
+    present: bool = True
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Generic[T]):
+    """A value that outlives its file by the settling time; `missing_since` is on the steady clock."""
+
+    value: T
+    missing_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A tenant at one moment. `key_set` is None where there is nothing that could honestly be answered.
+
+    `look_again` says when the tenant must be built again although no file changed: `next_change` for the set itself,
+    the other two for what is said about it.
+    """
+
+    tenant: TenantName
+    present: bool
+    files: tuple[KeyFile, ...]
+    owed: tuple[Owed, ...]
+    policy: Settled[Policy]
+    revoked: Settled[frozenset[str]]
+    published: tuple[PublishedKey, ...]
+    key_set: KeySet | None
+    problems: tuple[Problem, ...]
+    next_change: NextChange
+    look_again: NextChange
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the tenant has neither a folder nor a key that is still owed."""
+        return not self.present and not self.owed

@@ -1,0 +1,56 @@
+"""The server's settings as one frozen value; flags win over the environment, the environment over the file."""
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jwks_server.core.errors import SettingsError
+from jwks_server.core.policy import Policy
+from jwks_server.core.tenant import SUPER_TENANT, TenantName
+from jwks_server.daemon.loader import Source
+from jwks_server.daemon.passwords import PasswordSources
+
+MEDIA_TYPES = ("application/json", "application/jwk-set+json")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the server is told at its start. With `http` there is no TLS; without files TLS is self-signed."""
+
+    keystores: Path
+    host: str = "localhost"
+    port: int = 9443
+    http: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    super_tenant: TenantName = SUPER_TENANT
+    policy: Policy = Policy()
+    passwords: PasswordSources = PasswordSources()
+    media_type: str = MEDIA_TYPES[0]
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("tls-cert and tls-key go together: give both or neither")
+        if self.http and self.tls_cert is not None:
+            raise SettingsError("http serves without TLS and takes no tls-cert: give one or the other")
+
+    @property
+    def source(self) -> Source:
+        """Where the keys come from."""
+        return Source(str(self.keystores.absolute()), self.passwords, self.policy)
+
+
+def read_file(path: str, known: Collection[str]) -> Mapping[str, object]:
+    """Return the settings of a TOML file; raise SettingsError naming the file and the key that nobody knows."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"configuration file {path} is not TOML: {error}") from error
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise SettingsError(f"configuration file {path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return values

@@ -1,0 +1,120 @@
+"""`check` and `show`: the tree as the server would load it, printed instead of served."""
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from jwks_server.core.errors import SettingsError
+from jwks_server.core.lifecycle import KeyFile
+from jwks_server.core.snapshot import Level, Problem, Snapshot
+from jwks_server.core.tenant import TenantName
+from jwks_server.daemon.keystore import list_root
+from jwks_server.daemon.loader import LoadJob, Source, load
+
+_WIDE_COLUMNS = 400
+_COLOURS = {Level.FAULT: "red", Level.WARNING: "yellow", Level.NOTICE: "dim"}
+
+
+def check_tree(source: Source, *, as_json: bool) -> int:
+    """Print what each file of each tenant gives, and return 1 where there is a fault, else 0."""
+    listing = list_root(source.root)
+    snapshots = list(_load_all(source, listing.tenants))
+    faulty = bool(listing.strangers) or any(
+        problem.level is Level.FAULT for snapshot in snapshots for problem in snapshot.problems
+    )
+    if as_json:
+        tenants = [_tenant_json(snapshot) for snapshot in snapshots]
+        report = {"ok": not faulty, "tenants": tenants, "not_served": list(listing.strangers)}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        return int(faulty)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=_WIDE_COLUMNS, highlight=False)
+    console.print(_table(snapshots, listing.strangers))
+    keys = sum(len(snapshot.published) for snapshot in snapshots)
+    console.print(f"{len(snapshots)} tenants, {keys} keys, {'problems found' if faulty else 'no problem'}")
+    return int(faulty)
+
+
+def show_tenant(source: Source, tenant: TenantName) -> int:
+    """Print the tenant's key set; return 1 where the server would answer 503 instead. Its problems go to stderr."""
+    if tenant not in list_root(source.root).tenants:
+        raise SettingsError(f"no tenant {tenant} in {source.root}: there is no such folder")
+    snapshot = load(LoadJob(source, tenant)).snapshot
+    for problem in snapshot.problems:
+        sys.stderr.write(f"{problem.level}: {problem.file_name or tenant}: {problem.text}\n")
+    if snapshot.key_set is None:
+        return 1
+    sys.stdout.write(snapshot.key_set.body.decode("ascii") + "\n")
+    return 0
+
+
+def _load_all(source: Source, tenants: tuple[TenantName, ...]) -> Iterator[Snapshot]:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        for tenant in progress.track(tenants, description="Reading keystores"):
+            yield load(LoadJob(source, tenant)).snapshot
+
+
+def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("Tenant", "File", "Format", "Key id", "Type", "Algorithm", "Expires / problem"):
+        table.add_column(name, overflow="fold")
+    for snapshot in snapshots:
+        for row in _rows(snapshot):
+            table.add_row(snapshot.tenant, *row)
+    for name in strangers:
+        table.add_row(escape(ascii(name)), "", "", "", "", "", "[red]not served: its name is no tenant domain[/]")
+    return table
+
+
+def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
+    files = {file.name: file for file in snapshot.files}
+    if not files and not snapshot.problems:
+        yield "", "", "", "", "", "[dim]no key files: an empty set[/]"
+    for key in sorted(snapshot.published, key=lambda key: (key.file_name, key.kid)):
+        container = files[key.file_name].container
+        yield escape(key.file_name), container, escape(key.kid), key.kty, key.alg, _day(key.not_after)
+    for problem in snapshot.problems:
+        file = files.get(problem.file_name or "")
+        text = f"[{_COLOURS[problem.level]}]{problem.level}: {escape(problem.text)}[/]"
+        yield escape(problem.file_name or ""), file.container if file else "", "", "", "", text
+
+
+def _tenant_json(snapshot: Snapshot) -> dict[str, object]:
+    return {
+        "tenant": snapshot.tenant,
+        "served": snapshot.key_set is not None,
+        "etag": snapshot.key_set.etag if snapshot.key_set else None,
+        "files": [_file_json(file, snapshot) for file in snapshot.files],
+        "problems": [_problem_json(problem) for problem in snapshot.problems if not _of_a_file(problem, snapshot)],
+    }
+
+
+def _file_json(file: KeyFile, snapshot: Snapshot) -> dict[str, object]:
+    keys = sorted((key for key in snapshot.published if key.file_name == file.name), key=lambda key: key.kid)
+    return {
+        "file": file.name,
+        "format": file.container,
+        "keys": [{"kid": key.kid, "kty": key.kty, "alg": key.alg, "expires": _iso(key.not_after)} for key in keys],
+        "problems": [_problem_json(problem) for problem in snapshot.problems if problem.file_name == file.name],
+    }
+
+
+def _problem_json(problem: Problem) -> dict[str, str | None]:
+    return {"level": problem.level.value, "file": problem.file_name, "text": problem.text}
+
+
+def _of_a_file(problem: Problem, snapshot: Snapshot) -> bool:
+    return any(file.name == problem.file_name for file in snapshot.files)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+def _day(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d") if moment else ""

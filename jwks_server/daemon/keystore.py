@@ -1,0 +1,196 @@
+"""Bounded reads of the tree of keystores, and its signatures.
+
+Nothing here trusts a name twice: a folder is opened once and its files through its descriptor, a file is looked at
+before it is opened, and no FIFO or device is ever opened.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from jwks_server.core.errors import KeyFileError, RootUnavailableError, TenantNameError
+from jwks_server.core.formats import MAX_FILE_BYTES
+from jwks_server.core.tenant import TenantName, is_temporary, tenant_name
+
+FRESH_SECONDS = 0.02
+"""A file changed this recently may change again within the same tick of a coarse file system clock."""
+
+_READ_TRIES = 3
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tenants of the tree: the root's (device, inode), its tenants, and the names that cannot be tenants.
+
+    `folders` counts the real folders, those that a recursive watch must cover, the root among them.
+    """
+
+    identity: tuple[int, int]
+    tenants: tuple[TenantName, ...]
+    strangers: tuple[str, ...]
+    folders: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderView:
+    """The files of one tenant's folder as their metadata say.
+
+    `signature` changes whenever a file may have; None says that the clock cannot tell yet. `links` says that some of
+    what is here lies elsewhere, where no watch of the tree sees a change.
+    """
+
+    names: tuple[str, ...]
+    signature: bytes | None
+    device: int
+    links: bool
+
+
+@contextmanager
+def opened_root(root: str) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Open the root; give its descriptor and its (device, inode). Raise RootUnavailableError where it is not there."""
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError as error:
+        raise RootUnavailableError(f"keystores folder {root} cannot be read: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        yield descriptor, (status.st_dev, status.st_ino)
+    finally:
+        os.close(descriptor)
+
+
+def list_root(root: str) -> Listing:
+    """Return the tenants in the tree, by name; raise RootUnavailableError where it cannot be listed."""
+    tenants: list[TenantName] = []
+    strangers: list[str] = []
+    folders = 1
+    with opened_root(root) as (descriptor, identity):
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    is_real_folder = entry.is_dir(follow_symlinks=False)
+                    folders += is_real_folder
+                    if entry.name.startswith(".") or not (is_real_folder or entry.is_symlink()):
+                        continue
+                    try:
+                        name = tenant_name(entry.name)
+                    except TenantNameError:
+                        strangers.append(entry.name)
+                        continue
+                    if is_real_folder or _is_folder(entry.name, descriptor):
+                        tenants.append(name)
+        except OSError as error:
+            raise RootUnavailableError(f"keystores folder {root} cannot be listed: {error.strerror}") from error
+    return Listing(identity, tuple(sorted(tenants)), tuple(sorted(strangers)), folders)
+
+
+def _is_folder(name: str, root_descriptor: int) -> bool:
+    """Tell whether a link leads to a folder; one that leads nowhere for the moment counts, so that it is a fault."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=root_descriptor).st_mode)
+    except OSError:
+        return True
+
+
+def view(descriptor: int, extra: tuple[object, ...] = ()) -> FolderView:
+    """Return the names in an opened tenant's folder with their common signature; `extra` is signed along."""
+    folder = os.fstat(descriptor)
+    rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), extra]
+    names: list[str] = []
+    newest = 0
+    links = False
+    with os.scandir(descriptor) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if is_temporary(entry.name):
+                continue
+            with suppress(FileNotFoundError):
+                own = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False)
+                status, target = own, ""
+                if stat.S_ISLNK(own.st_mode):
+                    links = True
+                    target = os.readlink(entry.name, dir_fd=descriptor)
+                    with suppress(OSError):
+                        status = os.stat(entry.name, dir_fd=descriptor)
+                if stat.S_ISDIR(status.st_mode):
+                    continue
+                names.append(entry.name)
+                newest = max(newest, status.st_mtime_ns, status.st_ctime_ns, own.st_ctime_ns)
+                rows.append((entry.name, own.st_ino, own.st_ctime_ns, target, *_facts(status)))
+    age = time.time_ns() - newest
+    settled = age > FRESH_SECONDS * 1e9 or age < -FRESH_SECONDS * 1e9
+    digest = hashlib.blake2b(repr(rows).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return FolderView(tuple(names), digest if settled else None, folder.st_dev, links)
+
+
+def file_facts(path: str, descriptor: int | None = None) -> tuple[object, ...]:
+    """Return what tells one state of a file from another; empty where there is none."""
+    try:
+        return _facts(os.stat(path, dir_fd=descriptor))
+    except OSError as error:
+        return () if error.errno in {errno.ENOENT, errno.ENOTDIR} else (error.errno,)
+
+
+def _facts(status: os.stat_result) -> tuple[object, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
+
+
+def read_file(name: str, descriptor: int | None = None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return a regular file's bytes, all from one state of it.
+
+    Raise FileNotFoundError where the name itself is gone, and KeyFileError, with what to do, for all that is a fault:
+    no permission, an I/O error, a link to nothing, something that is no regular file, a file too large.
+    """
+    try:
+        for _ in range(_READ_TRIES):
+            content = _read_once(name, descriptor, max_bytes)
+            if content is not None:
+                return content
+    except FileNotFoundError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+            raise KeyFileError("symbolic link to a file that does not exist") from None
+        raise
+    except PermissionError as error:
+        raise KeyFileError(
+            "permission denied: let the server's user or group read it (chmod 0640, chgrp jwks-keystores)"
+        ) from error
+    except OSError as error:
+        raise KeyFileError(f"cannot be read: {error.strerror}") from error
+    raise KeyFileError("keeps changing while it is read; write it under another name and rename it")
+
+
+def _read_once(name: str, descriptor: int | None, max_bytes: int) -> bytes | None:
+    """Return the content, or None where the file changed meanwhile."""
+    _demand_regular(os.stat(name, dir_fd=descriptor), max_bytes)
+    file = os.open(name, _OPEN_FLAGS, dir_fd=descriptor)
+    try:
+        before = os.fstat(file)
+        _demand_regular(before, max_bytes)
+        parts: list[bytes] = []
+        left = max_bytes + 1
+        while left > 0 and (part := os.read(file, left)):
+            parts.append(part)
+            left -= len(part)
+        content = b"".join(parts)
+        if len(content) > max_bytes:
+            raise KeyFileError(_too_large(max_bytes))
+        after = os.fstat(file)
+        return content if _facts(before) == _facts(after) and len(content) == after.st_size else None
+    finally:
+        os.close(file)
+
+
+def _demand_regular(status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError("not a regular file")
+    if status.st_size > max_bytes:
+        raise KeyFileError(_too_large(max_bytes))
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"file larger than {max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"file larger than {max_bytes} bytes"

@@ -1,0 +1,332 @@
+"""The only writer of the store: hints, timers and comparisons become loads, and loads become snapshots.
+
+Nothing is taken from a hint but the tenant's name. What is published follows from reading its folder, so a hint that
+comes twice, late or for nothing does no harm.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, overload
+
+from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
+from jwks_server.core.lifecycle import Owed
+from jwks_server.core.snapshot import Level, Snapshot
+from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, tenant_name
+from jwks_server.daemon import clock
+from jwks_server.daemon.changes import log_change
+from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob
+from jwks_server.daemon.logs import fields
+from jwks_server.daemon.store import Store
+from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
+
+QUIET_SECONDS = 0.002
+LONGEST_QUIET_SECONDS = 0.05
+RETRY_SECONDS = (0.02, 0.05, 0.1, 0.5)
+LATER_SECONDS = 30.0
+LONGEST_TIMER_SECONDS = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What reads folders for the reconciler."""
+
+    @overload
+    async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
+    @overload
+    async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What the reconciler knows of a tenant besides its snapshot."""
+
+    timer: asyncio.TimerHandle | None = None
+    first_hint: float | None = None
+    task: asyncio.Task[None] | None = None
+    again: bool = False
+    afresh: bool = False
+    wake: asyncio.TimerHandle | None = None
+    retries: int = 0
+    signature: bytes | None = None
+    device: int | None = None
+    links: bool = False
+    read_at: float = 0.0
+    event_at: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return self.timer is not None or self.task is not None
+
+
+class Reconciler:
+    """Keeps the store equal to the tree. All methods belong to the event loop.
+
+    `root` is the (device, inode) of the tree that is believed; what was read below another one is not published.
+    `on_root_doubt` is told when a load saw another root or none.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        store: Store,
+        loader: Loader,
+        *,
+        on_root_doubt: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.root: tuple[int, int] | None = None
+        self.on_root_doubt = on_root_doubt
+        self._source = source
+        self._store = store
+        self._loader = loader
+        self._slots: dict[TenantName, _Slot] = {}
+        self._unloaded: dict[TenantName, None] = {}
+        self._remembered: Mapping[TenantName, tuple[Owed, ...]] = {}
+        self._closed = False
+
+    # --- the first load
+
+    def expect(self, tenants: Iterable[TenantName], remembered: Mapping[TenantName, tuple[Owed, ...]]) -> None:
+        """Take in the tenants that the tree has at the start, and the keys of earlier ones that are still owed."""
+        self._remembered = dict(remembered)
+        self._unloaded = dict.fromkeys([*tenants, *remembered])
+
+    @property
+    def unloaded(self) -> int:
+        """How many tenants wait for their first load."""
+        return len(self._unloaded)
+
+    def expects(self, tenant: str) -> bool:
+        """Tell whether this is the name of a tenant that is known and was not loaded yet."""
+        return tenant in self._unloaded
+
+    async def load_expected(self, side_by_side: int) -> None:
+        """Load all expected tenants, a few at a time; those that fail are tried again on their own timers."""
+        turns = iter(tuple(self._unloaded))
+
+        async def take_turns() -> None:
+            for tenant in turns:
+                await self.first_load(tenant, ROUTINE)
+
+        await asyncio.gather(*(take_turns() for _ in range(side_by_side)))
+
+    async def first_load(self, tenant: TenantName, urgency: int = URGENT) -> Snapshot | None:
+        """Return the tenant's snapshot, after its first load where it still waits for that; None where it failed."""
+        if tenant in self._unloaded and not self._closed:
+            slot = self._slots.setdefault(tenant, _Slot())
+            await asyncio.shield(slot.task or self._start(tenant, slot, urgency))
+        return self._store.get(tenant)
+
+    # --- hints
+
+    def event(self, names: Collection[str]) -> None:
+        """Take in names of folders that the watch saw something in; any names."""
+        now = time.monotonic()
+        for name in names:
+            try:
+                tenant = tenant_name(name)
+            except TenantNameError:
+                continue
+            self.hint(tenant)
+            self._slots[tenant].event_at = now
+
+    def hint(self, tenant: TenantName, *, afresh: bool = False) -> None:
+        """Read the tenant's folder once it has been quiet for a moment, or has not been for too long."""
+        if self._closed:
+            return
+        slot = self._slots.setdefault(tenant, _Slot())
+        slot.afresh |= afresh
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if slot.first_hint is None:
+            slot.first_hint = now
+        if slot.timer is not None:
+            slot.timer.cancel()
+        due = min(now + QUIET_SECONDS, slot.first_hint + LONGEST_QUIET_SECONDS)
+        slot.timer = loop.call_at(due, self._quiet, tenant, slot)
+
+    def hint_timed(self) -> None:
+        """Build again all that depends on the wall clock, which has jumped."""
+        for snapshot in tuple(self._store):
+            if snapshot.next_change.wall is not None or snapshot.problems or snapshot.look_again.wall is not None:
+                self.hint(snapshot.tenant)
+
+    async def close(self) -> None:
+        """Let no timer start another load, and wait for none."""
+        self._closed = True
+        tasks = []
+        for slot in self._slots.values():
+            for timer in (slot.timer, slot.wake):
+                if timer is not None:
+                    timer.cancel()
+            if slot.task is not None:
+                slot.task.cancel()
+                tasks.append(slot.task)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- comparison
+
+    def differing(self, survey: Survey) -> tuple[TenantName, ...]:
+        """Return the tenants whose folder is not as it was when it was read; those being read now are left out."""
+        return tuple(
+            tenant
+            for tenant in sorted({*survey.signatures, *self._store.tenants()})
+            if self._differs(tenant, survey.signatures.get(tenant, b""))
+        )
+
+    def differing_links(self, survey: Survey) -> tuple[TenantName, ...]:
+        """Return those of the surveyed tenants that differ."""
+        return tuple(tenant for tenant, seen in survey.signatures.items() if self._differs(tenant, seen))
+
+    def _differs(self, tenant: TenantName, seen: bytes | None) -> bool:
+        slot = self._slots.get(tenant)
+        if tenant in self._unloaded or (slot is not None and slot.busy):
+            return False
+        return slot is None or seen is None or slot.signature != seen
+
+    def was_certain(self, tenant: TenantName) -> bool:
+        """Tell whether the tenant's last reading left nothing open, so that a difference is a change."""
+        slot = self._slots.get(tenant)
+        return slot is None or slot.signature is not None
+
+    def had_event_since(self, tenant: TenantName, moment: float) -> bool:
+        """Tell whether the watch named the tenant after `moment` on the monotonic clock."""
+        slot = self._slots.get(tenant)
+        return slot is not None and slot.event_at >= moment
+
+    def linked(self) -> tuple[TenantName, ...]:
+        """Return the tenants some of whose files lie elsewhere, where the watch sees nothing."""
+        return tuple(tenant for tenant, slot in self._slots.items() if slot.links)
+
+    # --- loads
+
+    def _quiet(self, tenant: TenantName, slot: _Slot) -> None:
+        slot.timer = None
+        slot.first_hint = None
+        if slot.task is not None:
+            slot.again = True
+        else:
+            self._start(tenant, slot, URGENT)
+
+    def _start(self, tenant: TenantName, slot: _Slot, urgency: int) -> asyncio.Task[None]:
+        slot.task = asyncio.get_running_loop().create_task(self._load(tenant, slot, urgency))
+        return slot.task
+
+    async def _load(self, tenant: TenantName, slot: _Slot, urgency: int) -> None:
+        """Load until no further hint came meanwhile. The one place that survives any failure of a rebuild."""
+        deadly: dict[str, str] = {}
+        try:
+            slot.again = True
+            while slot.again:
+                slot.again = False
+                try:
+                    self._accept(tenant, slot, await self._read(tenant, slot, urgency, deadly))
+                except ReaderDiedError as error:
+                    _log.error("reader lost", extra=fields(tenant=tenant, file=error.file_name, reason=error))
+                    if error.file_name is None or error.file_name in deadly:
+                        self._later(tenant, slot)
+                    else:
+                        deadly[error.file_name] = str(error)
+                        slot.again = True
+                except RootUnavailableError:
+                    self.on_root_doubt()
+                except LoaderError as error:
+                    _log.error("tenant not read", extra=fields(tenant=tenant, reason=error))
+                    self._later(tenant, slot)
+                except Exception:  # noqa: BLE001 - whatever it is, it is this tenant's alone
+                    _log.exception("tenant not read: a bug", extra=fields(tenant=tenant))
+                    self._later(tenant, slot)
+        finally:
+            slot.task = None
+
+    async def _read(self, tenant: TenantName, slot: _Slot, urgency: int, deadly: Mapping[str, str]) -> Loaded:
+        afresh, slot.afresh = slot.afresh, False
+        slot.read_at = time.monotonic()
+        job = LoadJob(
+            self._source,
+            tenant,
+            previous=self._store.get(tenant),
+            device=slot.device,
+            remembered=self._remembered.get(tenant, ()),
+            deadly=dict(deadly),
+            afresh=afresh,
+        )
+        return await self._loader.run(job, urgency)
+
+    def _accept(self, tenant: TenantName, slot: _Slot, loaded: Loaded) -> None:
+        """Publish what was read, unless it was read below another root than the one that is believed."""
+        if loaded.root != self.root:
+            slot.signature = None
+            self.on_root_doubt()
+            return
+        snapshot, previous = loaded.snapshot, self._store.get(tenant)
+        slot.signature, slot.device, slot.links = loaded.signature, loaded.device, loaded.links
+        self._unloaded.pop(tenant, None)
+        if snapshot.gone:
+            self._store.remove(tenant)
+            self._forget(tenant, slot)
+        else:
+            self._store.swap(snapshot)
+            self._wake_on_time(tenant, slot, snapshot)
+            self._retry(tenant, slot, snapshot, previous)
+        log_change(previous, snapshot, time.monotonic() - slot.read_at)
+
+    def _forget(self, tenant: TenantName, slot: _Slot) -> None:
+        if slot.wake is not None:
+            slot.wake.cancel()
+        if slot.timer is None and not slot.again:
+            self._slots.pop(tenant, None)
+
+    # --- time
+
+    def _wake_on_time(self, tenant: TenantName, slot: _Slot, snapshot: Snapshot) -> None:
+        """Build again when validity, a grace or a settling time ends: a set changes with time as well as with files."""
+        if slot.wake is not None:
+            slot.wake.cancel()
+            slot.wake = None
+        now = clock.now()
+        waits = [due.seconds_from(now) for due in (snapshot.next_change, snapshot.look_again)]
+        due = min((wait for wait in waits if wait is not None), default=None)
+        if due is not None:
+            self._call_later(min(due, LONGEST_TIMER_SECONDS), tenant, slot)
+
+    def _retry(self, tenant: TenantName, slot: _Slot, snapshot: Snapshot, previous: Snapshot | None) -> None:
+        """Look again soon at files that may be half-written, and now and then at those that stay bad."""
+        faulty = {(file.name, file.stamp) for file in snapshot.files if file.faults}
+        if not faulty and (snapshot.present or snapshot.owed) and not _folder_fault(snapshot):
+            slot.retries = 0
+            return
+        if previous is None or faulty != {(file.name, file.stamp) for file in previous.files if file.faults}:
+            slot.retries = 0
+        self._later(tenant, slot)
+
+    def _later(self, tenant: TenantName, slot: _Slot) -> None:
+        if slot.retries < len(RETRY_SECONDS):
+            delay, afresh = RETRY_SECONDS[slot.retries], False
+            slot.retries += 1
+        else:
+            delay, afresh = LATER_SECONDS, True
+        if slot.wake is None or slot.wake.when() > asyncio.get_running_loop().time() + delay:
+            self._call_later(delay, tenant, slot, afresh=afresh)
+
+    def _call_later(self, delay: float, tenant: TenantName, slot: _Slot, *, afresh: bool = False) -> None:
+        if slot.wake is not None:
+            slot.wake.cancel()
+
+        def wake() -> None:
+            slot.wake = None
+            self.hint(tenant, afresh=afresh)
+
+        if not self._closed:
+            slot.wake = asyncio.get_running_loop().call_later(delay, wake)
+
+
+def _folder_fault(snapshot: Snapshot) -> bool:
+    """Tell whether something of the tenant that is no key file cannot be used."""
+    return any(
+        problem.level is Level.FAULT and (problem.file_name is None or problem.file_name in {POLICY_FILE, REVOKED_FILE})
+        for problem in snapshot.problems
+    )

@@ -1,0 +1,299 @@
+"""Keeps the watch alive and the store honest: the root's identity, the watch's health, periodic comparison.
+
+Three things can be wrong, each loud and each survived: the root is gone (all that is published stays), the watch is
+deaf (comparing goes on more often), a comparison found what no event named (the watch is built anew).
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+
+from jwks_server.core.errors import LoaderError, RootUnavailableError
+from jwks_server.daemon import clock
+from jwks_server.daemon.keystore import Listing, list_root
+from jwks_server.daemon.loader import Source, Survey, SurveyJob
+from jwks_server.daemon.logs import fields
+from jwks_server.daemon.mounts import file_system_without_events
+from jwks_server.daemon.reconcile import Loader, Reconciler
+from jwks_server.daemon.watch import Listener, Watch
+from jwks_server.daemon.workers import URGENT
+
+ROOT_POLL_SECONDS = 0.25
+HEALTH_SECONDS = 1.0
+EVENT_PATIENCE_SECONDS = 0.1
+JUMP_SECONDS = 0.5
+SHORTEST_PAUSE_SECONDS = 1.0
+PAUSE = (50, SHORTEST_PAUSE_SECONDS, 60.0)
+DEAF_PAUSE = (10, 0.1, 10.0)
+"""The pause between comparisons: a multiple of the last one's time, and its least and most seconds."""
+
+SHORTEST_REBUILD_SECONDS, LONGEST_REBUILD_SECONDS = 0.2, 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Owns the watch. Everything runs on the event loop but what blocks, which runs in threads and workers."""
+
+    def __init__(self, source: Source, reconciler: Reconciler, loader: Loader) -> None:
+        self.root_fault: str | None = None
+        self.watch_fault: str | None = None
+        self.missed = 0
+        self.rebuilds = 0
+        self._eventless = file_system_without_events(source.root)
+        self._source = source
+        self._reconciler = reconciler
+        self._loader = loader
+        self._watch: Watch | None = None
+        self._folders = 1
+        self._strangers: frozenset[str] = frozenset()
+        self._has_tenants = False
+        self._root_doubt = asyncio.Event()
+        self._compare_now = asyncio.Event()
+        self._rebuild_now = asyncio.Event()
+        self._rebuild_reason = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        reconciler.on_root_doubt = self._root_doubt.set
+
+    async def start(self) -> Listing:
+        """Watch first, then list: what changes in between is seen twice and not missed.
+
+        Raise RootUnavailableError where there is no tree to start with.
+        """
+        await self._build_watch()
+        listing = await asyncio.to_thread(list_root, self._source.root)
+        self._believe(listing)
+        return listing
+
+    def run(self) -> None:
+        """Begin to supervise."""
+        for watchman in (self._watch_root, self._watch_watch, self._compare, self._rebuild, self._poll_links):
+            self._tasks.append(asyncio.get_running_loop().create_task(_survive(watchman)))
+
+    async def close(self) -> None:
+        """Stop supervising and watching."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await asyncio.to_thread(watch.stop)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the root or the watch at the moment."""
+        return tuple(fault for fault in (self.root_fault, self.watch_fault) if fault is not None)
+
+    # --- the root
+
+    async def _watch_root(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROOT_POLL_SECONDS):
+                    await self._root_doubt.wait()
+            self._root_doubt.clear()
+            await self._look_at_root()
+
+    async def _look_at_root(self) -> None:
+        """Believe the root that is there, unless it is none, or an empty other one: that is what an unmount leaves."""
+        try:
+            identity = await asyncio.to_thread(_identity, self._source.root)
+            if identity == self._reconciler.root and self.root_fault is None:
+                return
+            survey = await self._loader.run(SurveyJob(self._source), URGENT)
+        except RootUnavailableError as error:
+            self._lose_root(str(error))
+            return
+        except LoaderError as error:
+            self._lose_root(f"keystores folder {self._source.root}: {error}")
+            return
+        if survey.listing.identity != self._reconciler.root and not survey.listing.tenants and self._has_tenants:
+            self._lose_root(
+                f"keystores folder {self._source.root} is another one than before and empty; is it mounted?"
+            )
+            return
+        if self.root_fault is not None or survey.listing.identity != self._reconciler.root:
+            _log.warning(
+                "keystores folder is back" if self.root_fault else "keystores folder was replaced",
+                extra=fields(root=self._source.root, tenants=len(survey.listing.tenants)),
+            )
+        self.root_fault = None
+        self._believe(survey.listing)
+        self._want_rebuild("the keystores folder is not the one that was watched")
+        self._compare_now.set()
+
+    def _lose_root(self, reason: str) -> None:
+        if self.root_fault != reason:
+            _log.error("keystores folder lost; all that is published stays", extra=fields(reason=reason))
+        self.root_fault = reason
+
+    def _believe(self, listing: Listing) -> None:
+        self._reconciler.root = listing.identity
+        self._folders = listing.folders
+        self._has_tenants = bool(listing.tenants)
+        strangers = frozenset(listing.strangers)
+        for name in sorted(strangers - self._strangers):
+            _log.warning(
+                "folder not served: its name is no tenant domain (lower-case letters, digits, '.', '-', '_')",
+                extra=fields(folder=name[:80]),
+            )
+        self._strangers = strangers
+
+    # --- the watch
+
+    async def _watch_watch(self) -> None:
+        """Look every second whether the watch's threads live and its watches cover the tree, and at the wall clock."""
+        offset = clock.wall_offset()
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            before, offset = offset, clock.wall_offset()
+            if abs(offset - before) > JUMP_SECONDS:
+                _log.warning("the wall clock jumped", extra=fields(seconds=round(offset - before, 1)))
+                self._reconciler.hint_timed()
+            watch = self._watch
+            if watch is None or self._rebuild_now.is_set():
+                continue
+            ailment = watch.ailment()
+            watched = await asyncio.to_thread(watch.watched_folders)
+            if ailment is None and watched is not None and watched < self._folders:
+                # Folders come and go: only what a new look at the tree confirms is a lack of watches.
+                self._believe_folders(await self._loader.run(SurveyJob(self._source, ()), URGENT))
+                if watched < self._folders:
+                    ailment = self._uncovered(watched)
+            if ailment is not None and self._watch is watch:
+                self._want_rebuild(ailment)
+
+    def _believe_folders(self, survey: Survey) -> None:
+        if survey.listing.identity == self._reconciler.root:
+            self._folders = survey.listing.folders
+
+    def _want_rebuild(self, reason: str) -> None:
+        self._rebuild_reason = reason
+        self._rebuild_now.set()
+
+    async def _rebuild(self) -> None:
+        """Build the watch anew whenever something asks for it, ever more slowly while that does not help."""
+        delay = SHORTEST_REBUILD_SECONDS
+        while True:
+            await self._rebuild_now.wait()
+            reason = self._rebuild_reason
+            self._rebuild_now.clear()
+            self.rebuilds += 1
+            await self._build_watch()
+            _log.warning(
+                "watch rebuilt" if self.watch_fault is None else "watch not rebuilt; comparing instead",
+                extra=fields(reason=self.watch_fault or reason),
+            )
+            self._compare_now.set()
+            started = time.monotonic()
+            await asyncio.sleep(delay)
+            if self.watch_fault is not None:
+                self._want_rebuild(self.watch_fault)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2 * LONGEST_REBUILD_SECONDS):
+                    await self._rebuild_now.wait()
+            calm = time.monotonic() - started > LONGEST_REBUILD_SECONDS and self.watch_fault is None
+            delay = SHORTEST_REBUILD_SECONDS if calm else min(2 * delay, LONGEST_REBUILD_SECONDS)
+
+    async def _build_watch(self) -> None:
+        """Make the new watch before the old one is broken; without one, comparing goes on."""
+        listener = Listener(self._reconciler.event, self._everything, self._want_rebuild)
+        watch = Watch(self._source.root, listener, asyncio.get_running_loop())
+        try:
+            await asyncio.to_thread(watch.start)
+        except OSError as error:
+            self.watch_fault = f"the tree cannot be watched: {error.strerror or error}"
+            return
+        old, self._watch = self._watch, watch
+        watched = await asyncio.to_thread(watch.watched_folders)
+        self.watch_fault = None if watched is None or watched >= self._folders else self._uncovered(watched)
+        if old is not None:
+            await asyncio.to_thread(old.stop)
+
+    def _uncovered(self, watched: int) -> str:
+        return f"only {watched} of {self._folders} folders are watched; raise the sysctl fs.inotify.max_user_watches"
+
+    def _everything(self, reason: str) -> None:
+        _log.info("comparing the whole tree", extra=fields(reason=reason))
+        self._compare_now.set()
+
+    # --- comparison
+
+    async def _compare(self) -> None:
+        """Compare the tree with what is published, all the time, and at once where something asks for it."""
+        pause = SHORTEST_PAUSE_SECONDS
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._compare_now.wait()
+            self._compare_now.clear()
+            started = time.monotonic()
+            try:
+                await self._compare_once(started)
+            except RootUnavailableError:
+                self._root_doubt.set()
+            except LoaderError as error:
+                _log.error("comparison failed", extra=fields(reason=error))
+            took = time.monotonic() - started
+            share, least, most = DEAF_PAUSE if self.comparing else PAUSE
+            pause = min(max(share * took, least), most)
+
+    @property
+    def comparing(self) -> bool:
+        """Tell whether changes are found by comparing alone, at least in a part of the tree."""
+        return self.watch_fault is not None or self._eventless is not None
+
+    async def _compare_once(self, started: float) -> None:
+        survey = await self._loader.run(SurveyJob(self._source), URGENT)
+        if survey.listing.identity != self._reconciler.root:
+            self._root_doubt.set()
+            return
+        self._believe(survey.listing)
+        differing = self._reconciler.differing(survey)
+        changed = [tenant for tenant in differing if self._reconciler.was_certain(tenant)]
+        for tenant in differing:
+            self._reconciler.hint(tenant)
+        if not changed or self.comparing:
+            return
+        await asyncio.sleep(EVENT_PATIENCE_SECONDS)  # an event for it may still be on its way
+        linked = set(self._reconciler.linked())
+        unnamed = [
+            tenant
+            for tenant in changed
+            if tenant not in linked and not self._reconciler.had_event_since(tenant, started - EVENT_PATIENCE_SECONDS)
+        ]
+        if unnamed and not self._rebuild_now.is_set():
+            self.missed += len(unnamed)
+            self._want_rebuild(f"no event named a change of {unnamed[0]}")
+
+    async def _poll_links(self) -> None:
+        """Look often at the tenants whose files lie elsewhere: no watch of the tree sees a change of those."""
+        while True:
+            await asyncio.sleep(ROOT_POLL_SECONDS)
+            linked = self._reconciler.linked()
+            if linked and self.root_fault is None:
+                with suppress(RootUnavailableError, LoaderError):
+                    survey = await self._loader.run(SurveyJob(self._source, linked), URGENT)
+                    for tenant in self._reconciler.differing_links(survey):
+                        self._reconciler.hint(tenant)
+
+
+def _identity(root: str) -> tuple[int, int]:
+    try:
+        status = os.stat(root)
+    except OSError as error:
+        raise RootUnavailableError(f"keystores folder {root} cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+async def _survive(watchman: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a watchman for ever: a failure nobody thought of is logged, and he starts over."""
+    while True:
+        try:
+            await watchman()
+        except Exception:  # noqa: BLE001 - see the docstring
+            _log.exception("supervision failed and starts over: a bug")
+        await asyncio.sleep(HEALTH_SECONDS)

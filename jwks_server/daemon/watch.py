@@ -1,0 +1,247 @@
+"""watchdog, made safe: its events become three kinds of hint, and it can no longer go deaf without a sign.
+
+Hints only say where to look; comparing the tree with what is published decides. So a hint too many costs a read, and
+one too few is found by the comparison. docs/architecture.md says which names of watchdog's this rests on.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.events import (
+    DirAttribEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import DEFAULT_OBSERVER_TIMEOUT, BaseObserver
+from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
+from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
+
+# Everything but "opened" and "closed unwritten": those are raised by our own reading, and at some thousand folders
+# watchdog's own walk of the tree then overflows its queue for ever.
+EVENTS: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirAttribEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
+
+# A file that leaves the tree is otherwise held back half a second, and every later event of every tenant behind it.
+InotifyMoveEventGrouper.delay = 0
+
+# Raised in watchdog's reader thread for two watches of one folder, where an error filter would make it deadly.
+warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
+
+logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told, on the event loop: names of dirty folders, that everything is dirty, why the watch is broken."""
+
+    dirty: Callable[[frozenset[str]], None]
+    everything: Callable[[str], None]
+    broken: Callable[[str], None]
+
+
+class Watch:
+    """One recursive watch of the tree. `start` and `stop` block: call them off the event loop."""
+
+    def __init__(self, root: str, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self._hints = _Hints(os.fsencode(os.path.abspath(root)), listener, loop)
+        self._root = os.path.abspath(root)
+        self._observer: _SafeObserver | None = None
+
+    def start(self) -> None:
+        """Begin to watch; raise OSError where the kernel has no watch or no instance left for the root."""
+        observer = _SafeObserver(self._hints)
+        self._observer = observer
+        try:
+            observer.schedule(_Handler(self._hints), self._root, recursive=True, event_filter=EVENTS)
+            observer.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the watch and its threads; hints on their way are dropped."""
+        self._hints.close()
+        observer, self._observer = self._observer, None
+        if observer is None:
+            return
+        if observer.is_alive():
+            observer.stop()
+            observer.join()
+        else:
+            observer.on_thread_stop()
+
+    def ailment(self) -> str | None:
+        """Return why no more hints can come, or None while the threads live."""
+        observer = self._observer
+        if observer is None:
+            return "not started"
+        threads = (observer, observer.reader, *observer.emitters)
+        dead = [type(thread).__name__ for thread in threads if not thread.is_alive()]
+        if len(threads) < 3:  # noqa: PLR2004 - dispatcher, reader and one emitter
+            dead.append("emitter")
+        return f"dead thread: {', '.join(dead)}" if dead else None
+
+    def watched_folders(self) -> int | None:
+        """Return how many watches the kernel holds for this instance, or None where it does not say."""
+        observer = self._observer
+        if observer is None:
+            return None
+        try:
+            return Path(f"/proc/self/fdinfo/{observer.reader.descriptor}").read_bytes().count(b"inotify wd:")
+        except OSError:
+            return None
+
+
+class _Hints:
+    """Collects hints from watchdog's threads and hands them to the loop in one call for many events."""
+
+    def __init__(self, root: bytes, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self.root = root
+        self._listener = listener
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._dirty: set[str] = set()
+        self._everything: str | None = None
+        self._broken: str | None = None
+        self._is_scheduled = False
+        self._closed = False
+
+    def dirty(self, path: bytes) -> None:
+        """Note an event at a path below the root."""
+        relative = path[len(self.root) :].lstrip(b"/") if path.startswith(self.root) else b""
+        name = os.fsdecode(relative.split(b"/", 1)[0])
+        with self._lock:
+            if name.startswith("..") or not name:
+                # A Kubernetes volume at the root swaps all its tenants behind names like `..data`.
+                self._everything = self._everything or "the tree itself changed"
+            else:
+                self._dirty.add(name)
+            self._schedule()
+
+    def everything(self, reason: str) -> None:
+        """Note that any tenant may have changed."""
+        with self._lock:
+            self._everything = reason
+            self._schedule()
+
+    def broken(self, reason: str) -> None:
+        """Note that hints were or will be lost."""
+        with self._lock:
+            self._broken = reason
+            self._schedule()
+
+    def close(self) -> None:
+        """Drop all that comes from now on."""
+        with self._lock:
+            self._closed = True
+
+    def _schedule(self) -> None:
+        if self._is_scheduled or self._closed:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+            self._is_scheduled = True
+        except RuntimeError:
+            self._closed = True  # the loop is closed: the server is stopping
+
+    def _deliver(self) -> None:
+        with self._lock:
+            dirty, self._dirty = frozenset(self._dirty), set()
+            everything, self._everything = self._everything, None
+            broken, self._broken = self._broken, None
+            self._is_scheduled = False
+            if self._closed:
+                return
+        if dirty:
+            self._listener.dirty(dirty)
+        if everything is not None:
+            self._listener.everything(everything)
+        if broken is not None:
+            self._listener.broken(broken)
+
+
+class _Handler(FileSystemEventHandler):
+    """Turns watchdog's events into hints. It never raises: an exception would end the dispatcher thread."""
+
+    def __init__(self, hints: _Hints) -> None:
+        self._hints = hints
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        try:
+            source, target = os.fsencode(event.src_path), os.fsencode(event.dest_path)
+            if isinstance(event, DirDeletedEvent) and source == self._hints.root:
+                self._hints.broken("the keystores folder was removed")
+                return
+            self._hints.dirty(source)
+            if target:
+                self._hints.dirty(target)
+                if event.is_directory:
+                    # watchdog may have lost track of which watch is which folder.
+                    self._hints.everything("a folder was renamed")
+        except Exception as error:  # noqa: BLE001 - see the docstring
+            self._hints.broken(f"event handler: {error!r}")
+
+
+class _SafeInotifyFD(InotifyFD):
+    """watchdog's reader thread, with its two silent ways to fail made loud."""
+
+    def __init__(self, hints: _Hints) -> None:
+        super().__init__()
+        self._hints = hints
+
+    @property
+    def descriptor(self) -> int:
+        return self._inotify_fd
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        if event.is_queue_overflow:
+            # watchdog's own recovery drops what is queued and, in a large tree, overflows the queue again.
+            self._hints.broken("the kernel's event queue overflowed")
+            return
+        try:
+            super().handle_event(event)
+        except Exception as error:  # noqa: BLE001 - a KeyError here would end the thread without a sign
+            self._hints.broken(f"reader: {error!r}")
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # noqa: BLE001 - reading failed: this instance is over
+            self._hints.broken(f"reader: {error!r}")
+
+
+class _SafeObserver(InotifyObserver):
+    """watchdog's observer around the safe reader."""
+
+    def __init__(self, hints: _Hints) -> None:
+        # InotifyObserver's own constructor makes the reader it wants; this one differs in that alone.
+        self.reader = _SafeInotifyFD(hints)
+        self._inotify_fd = self.reader
+        self.reader.start()
+        BaseObserver.__init__(self, InotifyEmitter, timeout=DEFAULT_OBSERVER_TIMEOUT, inotify_fd=self.reader)
