@@ -83,7 +83,7 @@ def _curve(public: PublicKey) -> str:
 def _choice(*allowed: str) -> Callable[[str, object], str]:
     def check(key: str, value: object) -> str:
         if not isinstance(value, str) or value not in allowed:
-            raise _wrong(key, value, " or ".join(map(repr, allowed)))
+            raise _wrong(key, value, " or ".join(repr(str(one)) for one in allowed))
         return value
 
     return check

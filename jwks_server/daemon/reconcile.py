@@ -197,6 +197,11 @@ class Reconciler:
         slot = self._slots.get(tenant)
         return slot is not None and slot.event_at >= moment
 
+    @property
+    def uncertain(self) -> tuple[TenantName, ...]:
+        """The tenants that are being read, or whose last reading has to be done once more."""
+        return tuple(tenant for tenant, slot in self._slots.items() if slot.busy or slot.signature is None)
+
     def linked(self) -> tuple[TenantName, ...]:
         """Return the tenants some of whose files lie elsewhere, where the watch sees nothing."""
         return tuple(tenant for tenant, slot in self._slots.items() if slot.links)

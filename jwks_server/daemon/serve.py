@@ -67,6 +67,11 @@ async def _serve(settings: Settings) -> None:
             raise SettingsError(str(error)) from error
         reconciler.expect(listing.tenants, {})
         await _listen(stack, settings, _handler(settings, store, reconciler), sockets, context)
+        if context is not None and settings.tls_cert is None:
+            _log.warning(
+                "no TLS certificate given: made a self-signed one for localhost, 127.0.0.1 and ::1, in memory; "
+                "clients have to be told not to verify it (curl -k)"
+            )
         _log.info(
             "listening", extra=fields(url=_urls(settings, sockets), tenants=len(listing.tenants), pid=os.getpid())
         )
@@ -84,10 +89,6 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     if settings.tls_cert is not None and settings.tls_key is not None:
         return tls.context_from_files(settings.tls_cert, settings.tls_key)
-    _log.warning(
-        "no TLS certificate given: made a self-signed one for localhost, 127.0.0.1 and ::1, in memory; "
-        "clients have to be told not to verify it (curl -k)"
-    )
     return tls.self_signed_context()
 
 

@@ -1,0 +1,81 @@
+"""The reconciler and its supervisor without processes or sockets, for tests that look inside."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import overload
+
+from jwks_server.core.policy import Policy
+from jwks_server.core.tenant import TenantName
+from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob, load, survey
+from jwks_server.daemon.reconcile import Reconciler
+from jwks_server.daemon.store import Store
+from jwks_server.daemon.supervise import Supervisor
+
+PATIENCE_SECONDS = 30.0
+
+
+class CountingLoader:
+    """Reads in a thread, and counts the reads of each tenant."""
+
+    def __init__(self) -> None:
+        self.loads: Counter[TenantName] = Counter()
+        self.surveys = 0
+        self.failure: Callable[[LoadJob], Exception | None] = lambda _job: None
+
+    @overload
+    async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
+    @overload
+    async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+    async def run(self, job: LoadJob | SurveyJob, urgency: int) -> Loaded | Survey:
+        """Do the job at once, or fail as the test wants."""
+        del urgency
+        if isinstance(job, SurveyJob):
+            self.surveys += 1
+            return await asyncio.to_thread(survey, job)
+        self.loads[job.tenant] += 1
+        failure = self.failure(job)
+        if failure is not None:
+            raise failure
+        return await asyncio.to_thread(load, job)
+
+
+class World:
+    """A tree, and everything that follows it but the listener."""
+
+    def __init__(self, root: Path, policy: Policy) -> None:
+        source = Source(str(root), defaults=policy)
+        self.store = Store()
+        self.loader = CountingLoader()
+        self.reconciler = Reconciler(source, self.store, self.loader)
+        self.supervisor = Supervisor(source, self.reconciler, self.loader)
+
+    def kids(self, tenant: str) -> set[str] | None:
+        """Return what the tenant publishes, or None where it is unknown."""
+        snapshot = self.store.get(tenant)
+        return None if snapshot is None else {key.kid for key in snapshot.published}
+
+
+@asynccontextmanager
+async def followed(root: Path, policy: Policy | None = None) -> AsyncIterator[World]:
+    """Follow a tree; all its tenants are loaded at the start."""
+    world = World(root, policy or Policy())
+    listing = await world.supervisor.start()
+    world.reconciler.expect(listing.tenants, {})
+    world.supervisor.run()
+    try:
+        await world.reconciler.load_expected(2)
+        yield world
+    finally:
+        await world.supervisor.close()
+        await world.reconciler.close()
+
+
+async def eventually(condition: Callable[[], object], what: str = "condition") -> None:
+    """Wait for the condition; fail after a time that only a broken server needs."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - what is waited for raises no event
+            await asyncio.sleep(0.005)
+    assert condition(), what
