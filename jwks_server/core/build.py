@@ -4,18 +4,19 @@ Building never fails: what is wrong with a file is a problem in the snapshot, an
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from math import inf
 from typing import TypeVar
 
 from jwks_server.core import formats
 from jwks_server.core.errors import KeyFileError, PolicyError, UnsupportedKeyError
 from jwks_server.core.jwk import Key, key_of
 from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, compile_set
-from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, owed_after
+from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, owed_after
 from jwks_server.core.policy import Policy
 from jwks_server.core.revoked import parse_revoked
 from jwks_server.core.selection import Selection, published_keys
-from jwks_server.core.snapshot import Folder, Level, Problem, Settled, Snapshot
+from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Settled, Snapshot
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName
 
 T = TypeVar("T")
@@ -54,27 +55,29 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     defaults: Policy,
     now: Moment,
     *,
-    remembered: Sequence[Owed] = (),
+    remembered: Remembered | None = None,
     settle_seconds: float = SETTLE_SECONDS,
 ) -> Snapshot:
     """Return the tenant's snapshot.
 
-    `remembered` are keys published before the server started, each with its deadline; they count where there is no
-    previous snapshot.
+    `remembered` is what was published before the server started; it counts where there is no previous snapshot.
     """
     problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
-    policy, policy_problems = _policy(folder, previous, defaults, now.steady, settle_seconds)
-    revoked, revoked_problems = _revoked(folder, previous, now.steady, settle_seconds)
-    files = folder.files if folder.fault is None else (previous.files if previous else ())
-    grace = max(policy.value.removal_grace, settle_seconds if previous else 0)
-    before = ((file.name, key) for file in previous.files for key in file.keys) if previous else ()
-    owed = owed_after(before, previous.owed if previous else remembered, files, now.steady, grace)
+    past = previous or _before_the_start(tenant, remembered or Remembered(defaults, ()))
+    settle = settle_seconds if previous else 0.0  # nobody is in the middle of a save that began before the start
+    policy, policy_problems = _policy(folder, past.policy, defaults, now.steady, settle)
+    revoked, revoked_problems = _revoked(folder, past.revoked, now.steady, settle)
+    files = folder.files if folder.fault is None else past.files
+    # While the folder cannot be read nobody knows what is owed: no deadline is set then.
+    grace = max(policy.value.removal_grace, settle) if folder.fault is None else inf
+    before = ((file.name, key) for file in past.files for key in file.keys)
+    owed = owed_after(before, past.owed, files, now.steady, grace)
 
     offered = [(file.name, key) for file in files for key in file.keys]
     offered += [(debt.file_name, debt.key) for debt in owed]
     selection = Selection(policy.value, revoked.value, now)
     chosen = [(name, key) for name, key in offered if selection.takes(name, key)]
-    published, clashes = published_keys(chosen, policy.value, previous)
+    published, clashes = published_keys(chosen, policy.value, past.published)
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
@@ -91,23 +94,44 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
         published=published,
         key_set=key_set,
         problems=tuple(dict.fromkeys(problems)),
-        next_change=NextChange(selection.next_change, min((debt.until for debt in owed), default=None)),
+        next_change=NextChange(
+            selection.next_change, min((debt.until for debt in owed if debt.until < inf), default=None)
+        ),
         look_again=NextChange(
             selection.next_remark,
             min(
-                (s.missing_since + settle_seconds for s in (policy, revoked) if s.missing_since is not None),
+                (s.missing_since + settle for s in (policy, revoked) if s.missing_since is not None),
                 default=None,
             ),
         ),
     )
 
 
+def _before_the_start(tenant: TenantName, remembered: Remembered) -> Snapshot:
+    """Return what the memory says as a snapshot of a tenant nobody has looked at yet."""
+    return Snapshot(
+        tenant,
+        present=True,
+        files=(),
+        owed=remembered.keys,
+        policy=Settled(remembered.policy),
+        revoked=Settled(frozenset()),
+        published=(),
+        key_set=None,
+        problems=(),
+        next_change=NextChange(),
+        look_again=NextChange(),
+    )
+
+
 def _policy(
-    folder: Folder, previous: Snapshot | None, defaults: Policy, now: float, settle_seconds: float
+    folder: Folder, last: Settled[Policy], defaults: Policy, now: float, settle_seconds: float
 ) -> tuple[Settled[Policy], list[Problem]]:
-    """Return the policy in force: the file's, else the last good one, else the server's."""
-    last = previous.policy if previous else Settled(defaults)
-    if folder.fault is not None:
+    """Return the policy in force: the file's, else the last good one; without a file, the server's.
+
+    A folder that is gone takes no policy away: its own grace decides about the keys that are still owed.
+    """
+    if folder.fault is not None or not folder.present:
         return last, []
     if folder.policy.text is None and folder.policy.fault is None:
         return _without_file(last, defaults, now, settle_seconds), []
@@ -117,16 +141,15 @@ def _policy(
             return Settled(defaults.updated(tomllib.loads(folder.policy.text or ""))), []
         except (PolicyError, tomllib.TOMLDecodeError) as error:
             fault = str(error)
-    stays = "the last good policy stays in force" if previous else "the server's policy is in force"
-    return Settled(last.value), [Problem(Level.FAULT, f"{fault}; {stays}", POLICY_FILE)]
+    stays = "the server's policy" if last.value == defaults else "the last good policy"
+    return Settled(last.value), [Problem(Level.FAULT, f"{fault}; {stays} is in force", POLICY_FILE)]
 
 
 def _revoked(
-    folder: Folder, previous: Snapshot | None, now: float, settle_seconds: float
+    folder: Folder, last: Settled[frozenset[str]], now: float, settle_seconds: float
 ) -> tuple[Settled[frozenset[str]], list[Problem]]:
     """Return the names of revoked keys; a list that cannot be read revokes what it last did."""
-    last: Settled[frozenset[str]] = previous.revoked if previous else Settled(frozenset())
-    if folder.fault is not None:
+    if folder.fault is not None or not folder.present:
         return last, []
     if folder.revoked.fault is not None:
         return Settled(last.value), [Problem(Level.FAULT, folder.revoked.fault, REVOKED_FILE)]

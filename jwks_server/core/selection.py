@@ -5,10 +5,10 @@ from datetime import datetime
 
 from jwks_server.core.jwk import Key
 from jwks_server.core.keyset import PublishedKey, jwk_json
-from jwks_server.core.kid import Scheme, identifiers, key_id
+from jwks_server.core.kid import Scheme, identifiers, key_id, stem
 from jwks_server.core.lifecycle import Moment, hidden, key_identity, next_visibility_change, out_of_validity
 from jwks_server.core.policy import Policy, algorithms
-from jwks_server.core.snapshot import Level, Problem, Snapshot
+from jwks_server.core.snapshot import Level, Problem
 
 
 class Selection:
@@ -37,10 +37,16 @@ class Selection:
         self.eligible = True
         if policy.aliases is not None and key.alias is not None and key.alias.lower() not in policy.aliases:
             return False
-        if self._revoked and not self._revoked.isdisjoint(identifiers(key)):
+        if self._is_revoked(file_name, key):
             self._say(Level.NOTICE, "holds a revoked key, which is not published", file_name)
             return False
         return self._takes_by_time(file_name, key)
+
+    def _is_revoked(self, file_name: str, key: Key) -> bool:
+        if not self._revoked:
+            return False
+        by_file = {stem(file_name)} if self._policy.kid is Scheme.FILENAME else set()
+        return not self._revoked.isdisjoint(identifiers(key) | by_file)
 
     def _takes_by_time(self, file_name: str, key: Key) -> bool:
         for warning in key.warnings:
@@ -59,13 +65,13 @@ class Selection:
 
 
 def published_keys(
-    chosen: Iterable[tuple[str, Key]], policy: Policy, previous: Snapshot | None
+    chosen: Iterable[tuple[str, Key]], policy: Policy, before: Iterable[PublishedKey]
 ) -> tuple[tuple[PublishedKey, ...], list[Problem]]:
     """Return the members of the set with unique ids: the same key twice is one, and where two claim an id one stays.
 
     What was published under the id stays; where nothing was, the first file by name has it.
     """
-    was = {key.kid: key.identity for key in previous.published} if previous else {}
+    was = {key.kid: key.identity for key in before}
     taken: dict[str, PublishedKey] = {}
     problems: list[Problem] = []
     for file_name, key in sorted(chosen, key=lambda pair: (pair[0], -len(pair[1].chain), pair[1].public.members)):

@@ -49,6 +49,17 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is known of a tenant from before the start: its policy, and the keys it published, each with its deadline.
+
+    A key whose file was there when it was last seen has an infinite deadline; the grace cuts it.
+    """
+
+    policy: Policy
+    keys: tuple[Owed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Settled(Generic[T]):
     """A value that outlives its file by the settling time; `missing_since` is on the steady clock."""
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from jwks_server.core.build import build, faulty_key_file, read_key_file
 from jwks_server.core.errors import KeyFileError
 from jwks_server.core.formats import MAX_FILE_BYTES, needs_password, recognise
-from jwks_server.core.lifecycle import KeyFile, Owed
+from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.policy import Policy
-from jwks_server.core.snapshot import Folder, Snapshot, TextFile
+from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import PASSWORD_ENDING, POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.daemon import clock
 from jwks_server.daemon.keystore import FolderView, Listing, file_facts, list_root, opened_root, read_file, view
@@ -45,7 +45,7 @@ class LoadJob:
     tenant: TenantName
     previous: Snapshot | None = None
     device: int | None = None
-    remembered: tuple[Owed, ...] = ()
+    remembered: Remembered | None = None
     deadly: Mapping[str, str] = field(default_factory=dict)
     afresh: bool = False
 

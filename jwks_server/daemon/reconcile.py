@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
-from jwks_server.core.lifecycle import Owed
-from jwks_server.core.snapshot import Level, Snapshot
+from jwks_server.core.snapshot import Level, Remembered, Snapshot
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, tenant_name
 from jwks_server.daemon import clock
 from jwks_server.daemon.changes import log_change
@@ -84,12 +83,12 @@ class Reconciler:
         self._loader = loader
         self._slots: dict[TenantName, _Slot] = {}
         self._unloaded: dict[TenantName, None] = {}
-        self._remembered: Mapping[TenantName, tuple[Owed, ...]] = {}
+        self._remembered: Mapping[TenantName, Remembered] = {}
         self._closed = False
 
     # --- the first load
 
-    def expect(self, tenants: Iterable[TenantName], remembered: Mapping[TenantName, tuple[Owed, ...]]) -> None:
+    def expect(self, tenants: Iterable[TenantName], remembered: Mapping[TenantName, Remembered]) -> None:
         """Take in the tenants that the tree has at the start, and the keys of earlier ones that are still owed."""
         self._remembered = dict(remembered)
         self._unloaded = dict.fromkeys([*tenants, *remembered])
@@ -255,7 +254,7 @@ class Reconciler:
             tenant,
             previous=self._store.get(tenant),
             device=slot.device,
-            remembered=self._remembered.get(tenant, ()),
+            remembered=self._remembered.get(tenant),
             deadly=dict(deadly),
             afresh=afresh,
         )

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from math import inf
 
 import pytest
 from cryptography import x509
@@ -10,7 +11,7 @@ from support.certificates import NOW, certificate, pem, private_key
 from jwks_server.core.build import SETTLE_SECONDS, build, faulty_key_file, read_key_file
 from jwks_server.core.lifecycle import KeyFile, Moment, Owed
 from jwks_server.core.policy import OutOfValidity, Policy
-from jwks_server.core.snapshot import Folder, Level, Snapshot, TextFile
+from jwks_server.core.snapshot import Folder, Level, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import TenantName
 
 TENANT = TenantName("foo.com")
@@ -35,7 +36,7 @@ def build_folder(
     defaults: Policy | None = None,
     fault: str | None = None,
     present: bool = True,
-    remembered: tuple[Owed, ...] = (),
+    remembered: Remembered | None = None,
 ) -> Snapshot:
     folder = Folder(files, TextFile(policy), TextFile(revoked), present, fault)
     return build(TENANT, folder, previous, defaults or Policy(), now, remembered=remembered)
@@ -142,9 +143,33 @@ def test_a_jump_of_the_wall_clock_does_not_end_a_grace() -> None:
 def test_keys_remembered_from_before_the_start_are_owed() -> None:
     """And a deadline that lies too far ahead is cut to the grace."""
     key = key_file("a.pem", A).keys[0]
-    snapshot = build_folder(defaults=Policy(removal_grace=60), remembered=(Owed("a.pem", key, START.steady + 1e9),))
+    remembered = Remembered(Policy(), (Owed("a.pem", key, inf),))
+    snapshot = build_folder(defaults=Policy(removal_grace=60), remembered=remembered)
     assert len(kids(snapshot)) == 1
     assert snapshot.next_change.seconds_from(START) == pytest.approx(60)
+
+
+def test_a_removed_folder_takes_its_own_grace_along() -> None:
+    """The policy lay in the folder, and is in force until the last key is no longer owed."""
+    first = build_folder(key_file("a.pem", A), policy='removal_grace = "10m"\nx5c = false')
+    gone = build_folder(previous=first, present=False, now=later(60))
+    assert gone.key_set == first.key_set
+    restarted = build_folder(present=False, remembered=Remembered(gone.policy.value, gone.owed), now=later(65))
+    assert restarted.key_set == first.key_set
+    assert build_folder(previous=restarted, present=False, now=later(660)).gone
+
+
+def test_a_fault_at_the_start_sets_no_deadline() -> None:
+    """Keys from before the start stay as long as nobody can look whether their files are there."""
+    key = key_file("a.pem", A).keys[0]
+    remembered = Remembered(Policy(removal_grace=60), (Owed("a.pem", key, inf),))
+    start = build_folder(fault="unreadable", remembered=remembered)
+    much_later = build_folder(fault="unreadable", previous=start, now=later(1e6))
+    assert len(kids(much_later)) == 1
+    assert much_later.next_change.seconds_from(later(1e6)) is None
+    back = build_folder(previous=much_later, policy="removal_grace = 60", now=later(1e6))
+    assert len(kids(back)) == 1
+    assert back.next_change.seconds_from(later(1e6)) == pytest.approx(60)
 
 
 def test_revoked_wins_at_once_over_everything() -> None:
