@@ -19,6 +19,7 @@ from jwks_server.daemon import config
 from jwks_server.daemon.inspect import check_tree, show_tenant
 from jwks_server.daemon.loader import Source
 from jwks_server.daemon.passwords import PasswordSources
+from jwks_server.daemon.revoke import revoke_key
 from jwks_server.daemon.serve import serve as run_server
 
 ENVIRONMENT_PREFIX = "JWKS_SERVER_"
@@ -87,6 +88,7 @@ _POLICY = (
     _setting("--previous-kids/--no-previous-kids", default=False, help="Publish WSO2's older SHA-1 ids too."),
     _setting("--removal-grace", metavar="TIME", default="0s", help="How long a removed key stays, such as 24h."),
 )
+_STATE_DIR_HELP = "Where keys under a removal grace are remembered.  [default: $STATE_DIRECTORY]"
 _PASSWORDS = (
     _setting(
         "--password-dir",
@@ -154,6 +156,13 @@ def cli() -> None:
         default=config.MEDIA_TYPES[0],
         help="Content-Type of key sets.",
     ),
+    _setting("--state-dir", type=click.Path(path_type=Path), default=None, help=_STATE_DIR_HELP),
+    _setting(
+        "--admin-port",
+        type=click.IntRange(0, MAX_PORT),
+        default=None,
+        help="Port on 127.0.0.1 for /livez, /readyz and /metrics.  [default: none]",
+    ),
     _setting("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look."),
     *_POLICY,
     *_PASSWORDS,
@@ -165,13 +174,12 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - one for each option above
     Each flag can also be given in the environment, by the name shown, or in the file that --config names. Flags win
     over the environment, the environment over the file.
     """
-    port = values["port"] and values["port"] + values["port_offset"]
-    if port > MAX_PORT:
-        raise SettingsError(f"port {values['port']} with offset {values['port_offset']} is {port}, above {MAX_PORT}")
     run_server(
         config.Settings(
             keystores=Path(values["keystores"]),
-            port=port,
+            port=_shifted(values["port"], values["port_offset"]),
+            admin_port=None if values["admin_port"] is None else _shifted(values["admin_port"], values["port_offset"]),
+            state_dir=_state_dir(values),
             policy=_policy(values),
             passwords=_passwords(values),
             **{
@@ -201,6 +209,41 @@ def check(directory: str, *, as_json: bool, **values: Any) -> int:  # noqa: ANN4
 def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN401
     """Print the key set of TENANT in the tree DIR as it would be served."""
     return show_tenant(_source(directory, values), tenant)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.argument("tenant", type=_TenantType())
+@click.argument("kid")
+@click.option("--force", is_flag=True, help="Revoke a key id that is not published now.")
+@_options(
+    _setting("--state-dir", type=click.Path(path_type=Path), default=None, help=_STATE_DIR_HELP),
+    *_POLICY,
+    *_PASSWORDS,
+    _CONFIG,
+)
+def revoke(directory: str, tenant: TenantName, kid: str, *, force: bool, **values: Any) -> int:  # noqa: ANN401
+    """Never publish the key KID of TENANT in the tree DIR again.
+
+    Appends to the tenant's file `revoked`, which the server obeys at once, and over any removal grace. Relying parties
+    may keep the key until their copy of the set is too old.
+    """
+    return revoke_key(_source(directory, values), tenant, kid, _state_dir(values), force=force)
+
+
+def _shifted(port: int, offset: int) -> int:
+    """Return the port with the offset; 0 stays 0 and takes a free port."""
+    shifted = port + offset if port else 0
+    if shifted > MAX_PORT:
+        raise SettingsError(f"port {port} with offset {offset} is {shifted}, above {MAX_PORT}")
+    return shifted
+
+
+def _state_dir(values: Mapping[str, Any]) -> Path | None:
+    """Return the setting, or the first directory that systemd made for the state."""
+    of_service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    directory: Path | None = values["state_dir"]
+    return directory or (Path(of_service) if of_service else None)
 
 
 def _source(directory: str, values: Mapping[str, Any]) -> Source:

@@ -29,6 +29,8 @@ class Settings:
     passwords: PasswordSources = PasswordSources()
     media_type: str = MEDIA_TYPES[0]
     log_format: str = "text"
+    state_dir: Path | None = None
+    admin_port: int | None = None
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

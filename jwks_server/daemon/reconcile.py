@@ -65,7 +65,7 @@ class Reconciler:
     """Keeps the store equal to the tree. All methods belong to the event loop.
 
     `root` is the (device, inode) of the tree that is believed; what was read below another one is not published.
-    `on_root_doubt` is told when a load saw another root or none.
+    `on_root_doubt` is told when a load saw another root or none, `on_change` each snapshot after it was published.
     """
 
     def __init__(
@@ -74,10 +74,13 @@ class Reconciler:
         store: Store,
         loader: Loader,
         *,
-        on_root_doubt: Callable[[], None] = lambda: None,
+        on_change: Callable[[Snapshot], None] = lambda _snapshot: None,
     ) -> None:
         self.root: tuple[int, int] | None = None
-        self.on_root_doubt = on_root_doubt
+        self.on_root_doubt: Callable[[], None] = lambda: None
+        self.loads = 0
+        self.swaps = 0
+        self._on_change = on_change
         self._source = source
         self._store = store
         self._loader = loader
@@ -150,7 +153,8 @@ class Reconciler:
     def hint_timed(self) -> None:
         """Build again all that depends on the wall clock, which has jumped."""
         for snapshot in tuple(self._store):
-            if snapshot.next_change.wall is not None or snapshot.problems or snapshot.look_again.wall is not None:
+            timed = (snapshot.next_change.wall, snapshot.next_change.steady, snapshot.look_again.wall)
+            if snapshot.problems or any(due is not None for due in timed):
                 self.hint(snapshot.tenant)
 
     async def close(self) -> None:
@@ -249,6 +253,7 @@ class Reconciler:
     async def _read(self, tenant: TenantName, slot: _Slot, urgency: int, deadly: Mapping[str, str]) -> Loaded:
         afresh, slot.afresh = slot.afresh, False
         slot.read_at = time.monotonic()
+        self.loads += 1
         job = LoadJob(
             self._source,
             tenant,
@@ -276,7 +281,9 @@ class Reconciler:
             self._store.swap(snapshot)
             self._wake_on_time(tenant, slot, snapshot)
             self._retry(tenant, slot, snapshot, previous)
+        self.swaps += previous is None or previous.key_set != snapshot.key_set
         log_change(previous, snapshot, time.monotonic() - slot.read_at)
+        self._on_change(snapshot)
 
     def _forget(self, tenant: TenantName, slot: _Slot) -> None:
         if slot.wake is not None:

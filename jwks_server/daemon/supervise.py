@@ -38,7 +38,14 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Owns the watch. Everything runs on the event loop but what blocks, which runs in threads and workers."""
 
-    def __init__(self, source: Source, reconciler: Reconciler, loader: Loader) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reconciler: Reconciler,
+        loader: Loader,
+        *,
+        on_clock_jump: Callable[[], None] = lambda: None,
+    ) -> None:
         self.root_fault: str | None = None
         self.watch_fault: str | None = None
         self.missed = 0
@@ -47,6 +54,7 @@ class Supervisor:
         self._source = source
         self._reconciler = reconciler
         self._loader = loader
+        self._on_clock_jump = on_clock_jump
         self._watch: Watch | None = None
         self._folders = 1
         self._strangers: frozenset[str] = frozenset()
@@ -152,6 +160,7 @@ class Supervisor:
             before, offset = offset, clock.wall_offset()
             if abs(offset - before) > JUMP_SECONDS:
                 _log.warning("the wall clock jumped", extra=fields(seconds=round(offset - before, 1)))
+                self._on_clock_jump()
                 self._reconciler.hint_timed()
             watch = self._watch
             if watch is None or self._rebuild_now.is_set():

@@ -47,6 +47,7 @@ class Workers:
         self._turn = itertools.count()
         self._starting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.lost = 0
 
     async def start(self) -> None:
         """Start all workers; raise LoaderError where not even one process can be made."""
@@ -137,6 +138,7 @@ class Workers:
 
     def _replace(self, worker: asyncio.subprocess.Process) -> None:
         self._processes.discard(worker)
+        self.lost += not self._closed
         with suppress(ProcessLookupError):
             worker.kill()
         if not self._closed:

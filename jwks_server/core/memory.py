@@ -1,0 +1,96 @@
+"""A tenant's published keys and its policy as a small text: the one thing that outlives the tree and the process.
+
+Keys come back through the readers of key files, as certificates or JWKs: what the text holds is checked like any other
+input, and there is no way for a private member to come back.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from math import inf
+
+from jwks_server.core import formats
+from jwks_server.core.errors import JwksServerError, KeyFileError
+from jwks_server.core.formats.certificates import load_der, public_key
+from jwks_server.core.formats.contents import Entry
+from jwks_server.core.jwk import Key, key_of
+from jwks_server.core.lifecycle import Moment, Owed, key_identity
+from jwks_server.core.policy import Policy
+from jwks_server.core.snapshot import Remembered, Snapshot
+
+_VERSION = 1
+
+
+def worth_remembering(snapshot: Snapshot) -> tuple[object, ...]:
+    """Return what of the snapshot is remembered, for comparing with an earlier one; empty where there is no grace.
+
+    The keys are those that are published; a key that is revoked or hidden must not come back by its grace.
+    """
+    if snapshot.policy.value.removal_grace == 0:
+        return ()
+    return snapshot.policy.value, *_owed(snapshot)
+
+
+def to_text(snapshot: Snapshot, now: Moment) -> str:
+    """Return the memory of a tenant. Deadlines are written on the wall clock, for the steady one ends with the boot."""
+    keys = [
+        {
+            "file": owed.file_name,
+            "alias": owed.key.alias,
+            "until": None if owed.until == inf else (now.wall + timedelta(seconds=owed.until - now.steady)).isoformat(),
+            **_key(owed.key),
+        }
+        for owed in _owed(snapshot)
+    ]
+    return json.dumps({"version": _VERSION, "policy": asdict(snapshot.policy.value), "keys": keys})
+
+
+def from_text(text: str, now: Moment) -> Remembered:
+    """Return the memory of a tenant; raise KeyFileError where the text is not one that `to_text` wrote."""
+    try:
+        memory = json.loads(text)
+        if memory["version"] != _VERSION:
+            raise KeyFileError(f"of version {memory['version']}, not {_VERSION}")
+        values = {key: value for key, value in memory["policy"].items() if value is not None}
+        return Remembered(Policy().updated(values), tuple(_restored(key, now) for key in memory["keys"]))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise KeyFileError("damaged") from error
+    except JwksServerError as error:
+        raise KeyFileError(f"damaged: {error}") from error
+
+
+def _owed(snapshot: Snapshot) -> Iterator[Owed]:
+    published = {key.identity for key in snapshot.published}
+    current = (Owed(file.name, key, inf) for file in snapshot.files for key in file.keys)
+    for owed in (*current, *snapshot.owed):
+        if key_identity(owed.key) in published:
+            yield owed
+
+
+def _key(key: Key) -> dict[str, object]:
+    if key.chain:
+        return {"x5c": [b64encode(der).decode("ascii") for der in key.chain]}
+    jwk: dict[str, object] = {"kty": key.public.kty, **dict(key.public.members)}
+    if key.public.kty == "AKP":
+        jwk["alg"] = key.public.algorithms[0]
+    stated = {"kid": key.stated_kid, "alg": key.stated_alg}
+    return {"jwk": {**jwk, **{name: value for name, value in stated.items() if value is not None}}}
+
+
+def _restored(item: Mapping[str, object], now: Moment) -> Owed:
+    chain = item.get("x5c")
+    if isinstance(chain, list):
+        certificates = tuple(load_der(b64decode(der, validate=True)) for der in chain)
+        entry = Entry(public_key(certificates[0]), certificates, alias=_text_or_none(item["alias"]))
+    else:
+        (entry,) = formats.read(json.dumps(item["jwk"]).encode("utf-8")).entries
+    until = inf
+    if item["until"] is not None:
+        until = now.steady + (datetime.fromisoformat(str(item["until"])) - now.wall).total_seconds()
+    return Owed(str(item["file"]), key_of(entry), until)
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,171 @@
+"""The state directory: what is published under a removal grace, remembered across restarts.
+
+One file a tenant, replaced as a whole: written aside, synced, renamed. Whatever happens to the directory is loud and
+never stops serving; what cannot be written is tried again.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from jwks_server.core.errors import KeyFileError, TenantNameError
+from jwks_server.core.memory import from_text, to_text, worth_remembering
+from jwks_server.core.snapshot import Remembered, Snapshot
+from jwks_server.core.tenant import TenantName, tenant_name
+from jwks_server.daemon import clock
+from jwks_server.daemon.logs import fields
+
+_FOLDER = "owed"
+_UNFINISHED = ".new-"
+_MAX_BYTES = 64 << 20
+_AGAIN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Memory:
+    """Remembers tenants' keys in a directory, or nothing where there is none.
+
+    `fault` says why what is published is not remembered at the moment.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.fault: str | None = None
+        self._directory = directory / _FOLDER if directory is not None else None
+        self._waiting: dict[TenantName, Snapshot] = {}
+        self._written: dict[TenantName, tuple[object, ...] | None] = {}
+        self._wake = asyncio.Event()
+        self._has_warned = False
+
+    def recall(self) -> Mapping[TenantName, Remembered]:
+        """Return what is remembered. Blocks. A file that is damaged is said so, set aside and costs its tenant only."""
+        remembered: dict[TenantName, Remembered] = {}
+        if self._directory is None:
+            return remembered
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for abandoned in self._directory.glob(f"{_UNFINISHED}*"):
+                abandoned.unlink()
+            paths = sorted(path for path in self._directory.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            self._fail(error)
+            return remembered
+        for path in paths:
+            try:
+                tenant = tenant_name(path.name)
+                remembered[tenant] = _read(path)
+                self._written[tenant] = None
+            except (OSError, KeyFileError, TenantNameError) as error:
+                _log.error(
+                    "memory of removed keys not used; keys that were owed from before the start may be missing",
+                    extra=fields(file=path, reason=error),
+                )
+                with suppress(OSError):
+                    path.rename(path.with_name(f".damaged-{path.name[:200]}"))
+        return remembered
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Take in a snapshot that was published; the writing follows."""
+        worth = _worth(snapshot)
+        if self._directory is None:
+            if worth and not self._has_warned:
+                self._has_warned = True
+                _log.warning(
+                    "removal grace without a state directory: a restart ends it (set --state-dir)",
+                    extra=fields(tenant=snapshot.tenant),
+                )
+        elif snapshot.tenant in self._waiting or worth != self._written.get(snapshot.tenant, ()):
+            self._waiting[snapshot.tenant] = snapshot
+            self._wake.set()
+
+    def doubt(self) -> None:
+        """Write everything again when it is next noted: the clock that its deadlines were written on has jumped."""
+        self._written = dict.fromkeys(self._written)
+
+    async def write_forever(self) -> None:
+        """Write what was noted, tenant by tenant, in a thread; go on trying where it fails."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self.flush():
+                await asyncio.sleep(_AGAIN_SECONDS)
+                self._wake.set()
+
+    async def flush(self) -> bool:
+        """Write what waits; return False where the directory does not take it."""
+        for tenant in tuple(self._waiting):
+            if not await self._write(tenant):
+                return False
+        return True
+
+    async def _write(self, tenant: TenantName) -> bool:
+        assert self._directory is not None  # noqa: S101 - nothing waits without one
+        snapshot = self._waiting.pop(tenant)
+        worth = _worth(snapshot)
+        path = self._directory / tenant
+        try:
+            if not worth:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+                self._written.pop(tenant, None)
+            else:
+                await asyncio.to_thread(_replace, path, to_text(snapshot, clock.now()))
+                self._written[tenant] = worth
+        except OSError as error:
+            self._waiting.setdefault(tenant, snapshot)
+            self._fail(error)
+            return False
+        if self.fault is not None:
+            _log.info("state directory works again", extra=fields(directory=self._directory))
+            self.fault = None
+        return True
+
+    def _fail(self, error: OSError) -> None:
+        reason = f"state directory {self._directory} cannot be used: {error.strerror}"
+        if self.fault != reason:
+            _log.error("removed keys are not remembered across a restart", extra=fields(reason=reason))
+        self.fault = reason
+
+
+def recall_tenant(state_directory: Path, tenant: TenantName) -> Remembered | None:
+    """Return what a server that uses this state directory remembers of a tenant, touching nothing."""
+    try:
+        return _read(state_directory / _FOLDER / tenant)
+    except FileNotFoundError:
+        return None
+
+
+def _read(path: Path) -> Remembered:
+    with path.open("rb") as file:
+        return from_text(file.read(_MAX_BYTES).decode("ascii", "replace"), clock.now())
+
+
+def _worth(snapshot: Snapshot) -> tuple[object, ...]:
+    """Return what is to be remembered of the tenant, empty for nothing."""
+    return () if snapshot.gone else worth_remembering(snapshot)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file so that after any crash it holds the old text or the new one, whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
+    try:
+        try:
+            data = memoryview(text.encode("ascii"))
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
