@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509 import Certificate
 
+NO_KEY_ENTRIES = "no private-key entries (truststore?): nothing to publish"
+"""The notice of a keystore that holds trusted certificates only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Password:
@@ -12,13 +15,21 @@ class Password:
 
     value: bytes = field(repr=False)
 
+    def text(self) -> str:
+        """Return its characters: keystores derive keys from UTF-16. Bytes that are no UTF-8 count as Latin-1."""
+        try:
+            return self.value.decode("utf-8")
+        except UnicodeDecodeError:
+            return self.value.decode("latin-1")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One public key that a file offers for publication.
 
     `chain` starts with the key's own certificate and goes up towards its root; it is empty for a bare key. `alias` is
-    the entry's name in a keystore, `kid` and `alg` are what a JWK states of itself.
+    the entry's name in a keystore, `kid` and `alg` are what a JWK states of itself. `spki` is a bare key as it was
+    written (SubjectPublicKeyInfo in DER), where that says more than `public_key`: the parameters of RSASSA-PSS.
     """
 
     public_key: PublicKeyTypes
@@ -26,6 +37,7 @@ class Entry:
     alias: str | None = None
     kid: str | None = None
     alg: str | None = None
+    spki: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
