@@ -5,7 +5,8 @@ certificates sign tokens and which are their issuers. Private keys are never dec
 """
 
 from jwks_server.core.errors import KeyFileError
-from jwks_server.core.formats import der, pem
+from jwks_server.core.formats import der, jks, pem
+from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.formats.contents import Contents, Entry, Password
 from jwks_server.core.formats.sniff import Format, recognise
 
@@ -15,17 +16,27 @@ MAX_FILE_BYTES = 1 << 20
 """A key file larger than this is refused unread."""
 
 
-def needs_password(container: Format) -> bool:  # noqa: ARG001
-    """Tell whether reading this container takes a password."""
-    return False
+def needs_password(container: Format) -> bool:
+    """Tell whether this container may take a password; JKS and JCEKS are read without one, but unchecked."""
+    return container in {Format.PKCS12, Format.JKS, Format.JCEKS}
 
 
-def read(data: bytes, password: Password | None = None) -> Contents:  # noqa: ARG001
+def read(data: bytes, password: Password | None = None) -> Contents:
     """Return what the file holds; raise KeyFileError with a text for the operator where it cannot be read."""
     if len(data) > MAX_FILE_BYTES:
         raise KeyFileError("file larger than 1 MiB")
-    match recognise(data):
+    container = recognise(data)
+    with tolerating_oddities():
+        return _read(container, data, password)
+
+
+def _read(container: Format, data: bytes, password: Password | None) -> Contents:  # noqa: PLR0911 - a table
+    match container:
         case Format.PEM:
             return pem.read(data)
         case Format.DER:
             return der.read(data)
+        case Format.JKS | Format.JCEKS:
+            return jks.read(data, password, container.value)
+        case _:
+            raise KeyFileError(f"{container.value} is not read yet")
