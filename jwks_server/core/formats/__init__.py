@@ -5,7 +5,7 @@ certificates sign tokens and which are their issuers. Private keys are never dec
 """
 
 from jwks_server.core.errors import KeyFileError
-from jwks_server.core.formats import der, jks, pem, pkcs12
+from jwks_server.core.formats import der, jks, pem, pkcs12, pkcs7, spki
 from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.formats.contents import Contents, Entry, Password
 from jwks_server.core.formats.sniff import Format, recognise
@@ -36,6 +36,10 @@ def _read(container: Format, data: bytes, password: Password | None) -> Contents
             return pem.read(data)
         case Format.DER:
             return der.read(data)
+        case Format.SPKI:
+            return spki.read(data)
+        case Format.PKCS7:
+            return pkcs7.read(data)
         case Format.PKCS12:
             return pkcs12.read(data, password)
         case Format.JKS | Format.JCEKS:
