@@ -5,10 +5,10 @@ certificates sign tokens and which are their issuers. Private keys are never dec
 """
 
 from jwks_server.core.errors import KeyFileError
-from jwks_server.core.formats import der, jks, pem, pkcs12, pkcs7, spki
+from jwks_server.core.formats import der, jks, pem, pkcs12, pkcs7, spki, ssh
 from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.formats.contents import Contents, Entry, Password
-from jwks_server.core.formats.sniff import Format, recognise
+from jwks_server.core.formats.sniff import Format, recognise, without_bom
 
 __all__ = ["MAX_FILE_BYTES", "Contents", "Entry", "Format", "Password", "needs_password", "read", "recognise"]
 
@@ -44,5 +44,7 @@ def _read(container: Format, data: bytes, password: Password | None) -> Contents
             return pkcs12.read(data, password)
         case Format.JKS | Format.JCEKS:
             return jks.read(data, password, container.value)
+        case Format.SSH:
+            return ssh.read(without_bom(data))
         case _:
             raise KeyFileError(f"{container.value} is not read yet")
