@@ -1,4 +1,4 @@
-"""A public key as the members of a JSON Web Key (RFC 7517; RFC 7518, section 6; RFC 8037; RFC 8812).
+"""A public key as the members of a JSON Web Key (RFC 7517; RFC 7518, section 6; RFC 8037; RFC 8812; RFC 9964).
 
 The members are taken from the key's public numbers one by one; there is no place for a private one to come from.
 """
@@ -7,14 +7,15 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x448, x25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa, x448, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from jwks_server.core.errors import UnsupportedKeyError
 from jwks_server.core.formats.contents import Entry
+from jwks_server.core.formats.spki import of_certificate, pss_algorithms
 
 RSA_MIN_BITS = 2048
 RSA_MAX_BITS = 8192
@@ -27,6 +28,7 @@ _CURVES = {
     "secp521r1": ("P-521", 66, "ES512"),
     "secp256k1": ("secp256k1", 32, "ES256K"),
 }
+_ML_DSA_BY_BYTES = {1312: "ML-DSA-44", 1952: "ML-DSA-65", 2592: "ML-DSA-87"}  # FIPS 204, table 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,10 @@ class Key:
 def key_of(entry: Entry) -> Key:
     """Return the entry's key as plain data; raise UnsupportedKeyError where it is of a kind not published."""
     leaf = entry.chain[0] if entry.chain else None
-    public = public_members(entry.public_key, leaf)
+    public = public_members(entry.public_key, leaf, entry.spki)
+    if entry.alg is not None and entry.alg not in public.algorithms:
+        fitting = ", ".join(public.algorithms)
+        raise UnsupportedKeyError(f'alg "{entry.alg[:40]}" does not fit the key; correct it to one of {fitting}')
     return Key(
         public=public,
         chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in entry.chain),
@@ -76,35 +81,52 @@ def key_of(entry: Entry) -> Key:
     )
 
 
-def public_members(key: PublicKeyTypes, certificate: Certificate | None = None) -> PublicKey:
-    """Return the key's public members; `certificate` tells a key for RSASSA-PSS alone from a plain RSA key."""
+def public_members(key: PublicKeyTypes, certificate: Certificate | None = None, spki: bytes | None = None) -> PublicKey:
+    """Return the key's public members; `certificate` or `spki` tell a key for RSASSA-PSS alone from a plain RSA key."""
     match key:
         case rsa.RSAPublicKey():
-            return _rsa(key, certificate)
+            return _rsa(key, _pss_algorithms(certificate, spki))
         case ec.EllipticCurvePublicKey():
             return _ec(key)
         case ed25519.Ed25519PublicKey():
-            x = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-            return PublicKey("OKP", (("crv", "Ed25519"), ("x", base64url(x))), ("EdDSA", "Ed25519"))
-        case x25519.X25519PublicKey() | x448.X448PublicKey():
-            raise UnsupportedKeyError("unsupported key: X25519 and X448 agree on keys and cannot sign")
-        case dsa.DSAPublicKey():
-            raise UnsupportedKeyError("unsupported key: DSA; JWS has no algorithm for it")
+            return _okp("Ed25519", key.public_bytes_raw())
+        case ed448.Ed448PublicKey():
+            return _okp("Ed448", key.public_bytes_raw(), opt_in="Ed448")
+        case mldsa.MLDSA44PublicKey() | mldsa.MLDSA65PublicKey() | mldsa.MLDSA87PublicKey():
+            return _akp(key.public_bytes_raw())
         case _:
-            raise UnsupportedKeyError(f"unsupported key: {type(key).__name__}")
+            raise UnsupportedKeyError(f"unsupported key: {_refusal(key)}")
 
 
-def _rsa(key: rsa.RSAPublicKey, certificate: Certificate | None) -> PublicKey:
+def _refusal(key: PublicKeyTypes) -> str:
+    match key:
+        case x25519.X25519PublicKey() | x448.X448PublicKey():
+            return "X25519 and X448 agree on keys and cannot sign; use Ed25519"
+        case dsa.DSAPublicKey():
+            return "DSA; JWS has no algorithm for it, use RSA or P-256"
+        case _:
+            return f"{type(key).__name__.removesuffix('PublicKey')}; use RSA, P-256 or Ed25519"
+
+
+def _pss_algorithms(certificate: Certificate | None, spki: bytes | None) -> tuple[str, ...] | None:
+    """Return the algorithms of an RSA key for RSASSA-PSS alone; None for a plain one."""
+    if certificate is None:
+        return None if spki is None else pss_algorithms(spki)
+    if certificate.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
+        return None
+    return pss_algorithms(of_certificate(certificate.public_bytes(Encoding.DER)))
+
+
+def _rsa(key: rsa.RSAPublicKey, only_pss: tuple[str, ...] | None) -> PublicKey:
     numbers = key.public_numbers()
     if key.key_size < RSA_MIN_BITS:
         raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at least {RSA_MIN_BITS} needed")
     if key.key_size > RSA_MAX_BITS:
         raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at most {RSA_MAX_BITS} are accepted")
     if numbers.n % 2 == 0:
-        raise UnsupportedKeyError("RSA key with an even modulus (corrupted?)")
-    only_pss = certificate is not None and certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS
-    algorithms = RSASSA_PSS if only_pss else RSASSA_PKCS1 + RSASSA_PSS
-    return PublicKey("RSA", (("n", base64url_uint(numbers.n)), ("e", base64url_uint(numbers.e))), algorithms)
+        raise UnsupportedKeyError("RSA key with an even modulus (corrupted?); export it again")
+    members = (("n", base64url_uint(numbers.n)), ("e", base64url_uint(numbers.e)))
+    return PublicKey("RSA", members, only_pss or RSASSA_PKCS1 + RSASSA_PSS)
 
 
 def _ec(key: ec.EllipticCurvePublicKey) -> PublicKey:
@@ -115,6 +137,14 @@ def _ec(key: ec.EllipticCurvePublicKey) -> PublicKey:
     # Full width: a coordinate keeps its leading zeros (RFC 7518, section 6.2.1.2), or clients reject the key.
     x, y = (base64url(coordinate.to_bytes(width)) for coordinate in (numbers.x, numbers.y))
     return PublicKey("EC", (("crv", crv), ("x", x), ("y", y)), (alg,), opt_in=alg if alg == "ES256K" else None)
+
+
+def _okp(crv: str, x: bytes, opt_in: str | None = None) -> PublicKey:
+    return PublicKey("OKP", (("crv", crv), ("x", base64url(x))), ("EdDSA", crv), opt_in=opt_in)
+
+
+def _akp(pub: bytes) -> PublicKey:
+    return PublicKey("AKP", (("pub", base64url(pub)),), (_ML_DSA_BY_BYTES[len(pub)],), opt_in="ML-DSA")
 
 
 def _warnings(key: PublicKeyTypes) -> tuple[str, ...]:

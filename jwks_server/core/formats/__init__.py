@@ -2,10 +2,16 @@
 
 `sniff` recognises the container, one small module a container reads it, `certificates` says which of several
 certificates sign tokens and which are their issuers. Private keys are never decrypted and never come out.
+
+    PEM → pem            DER certificate → der     SubjectPublicKeyInfo → spki    PKCS#7 → pkcs7
+    JKS, JCEKS → jks     OpenSSH line → ssh        JWK, JWKS → jwk
+    PKCS#12 → pkcs12 (the walk), pkcs12_mac (its checksum), pkcs12_cipher (its certificates), kdf (keys, and a budget)
 """
 
+from typing import assert_never
+
 from jwks_server.core.errors import KeyFileError
-from jwks_server.core.formats import der, jks, pem, pkcs12, pkcs7, spki, ssh
+from jwks_server.core.formats import der, jks, jwk, pem, pkcs7, pkcs12, spki, ssh
 from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.formats.contents import Contents, Entry, Password
 from jwks_server.core.formats.sniff import Format, recognise, without_bom
@@ -46,5 +52,7 @@ def _read(container: Format, data: bytes, password: Password | None) -> Contents
             return jks.read(data, password, container.value)
         case Format.SSH:
             return ssh.read(without_bom(data))
+        case Format.JWK | Format.JWKS:
+            return jwk.read(without_bom(data))
         case _:
-            raise KeyFileError(f"{container.value} is not read yet")
+            assert_never(container)
