@@ -9,6 +9,11 @@ NO_KEY_ENTRIES = "no private-key entries (truststore?): nothing to publish"
 """The notice of a keystore that holds trusted certificates only."""
 
 
+def shown(name: str) -> str:
+    """Return a name out of a file as it may stand in a message: short, on one line."""
+    return "".join(character if character.isprintable() else "?" for character in name[:80])
+
+
 @dataclass(frozen=True, slots=True)
 class Password:
     """A keystore's password; its repr reveals nothing."""

@@ -12,7 +12,7 @@ from cryptography.x509 import Certificate
 
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
 from jwks_server.core.formats.certificates import Issuers, load_der, public_key
-from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password
+from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password, shown
 
 _KEY, _TRUSTED, _SECRET = 1, 2, 3
 _DIGEST_BYTES = 20
@@ -60,15 +60,16 @@ def read(data: bytes, password: Password | None, container: str) -> Contents:
     entries: list[Entry] = []
     refusals: list[str] = []
     for alias, encoded in key_entries:
+        title = f'key entry "{shown(alias)}"'
         if not encoded:
-            refusals.append(f'key entry "{alias}" has no certificate; add one: keytool -importcert -alias {alias}')
+            refusals.append(f"{title} has no certificate; add one: keytool -importcert -alias {shown(alias)}")
             continue
         try:
             entries.append(_entry(alias, [load_der(certificate) for certificate in encoded]))
         except UnsupportedKeyError as refusal:
-            refusals.append(f'key entry "{alias}": {refusal}')
+            refusals.append(f"{title}: {refusal}")
         except KeyFileError as fault:
-            raise KeyFileError(f'key entry "{alias}": {fault}') from fault
+            raise KeyFileError(f"{title}: {fault}") from fault
     return Contents(container, tuple(entries), tuple(refusals), () if key_entries else (NO_KEY_ENTRIES,))
 
 
@@ -93,7 +94,7 @@ def _key_entries(data: bytes) -> tuple[tuple[str, tuple[bytes, ...]], ...]:
             reader.certificate(version)
         elif tag == _SECRET:
             # Its length is not written down, so nothing behind it can be found either.
-            raise KeyFileError(f'entry "{alias}" is a secret key, which hides what follows; delete it from this file')
+            raise KeyFileError(f'entry "{shown(alias)}" is a secret key, which hides what follows; keep it elsewhere')
         else:
             raise KeyFileError(f"corrupted keystore: an entry of the unknown kind {tag}")
     if reader.position != len(reader.data):

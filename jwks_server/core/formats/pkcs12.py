@@ -17,7 +17,7 @@ from cryptography.x509 import Certificate
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
 from jwks_server.core.formats import kdf
 from jwks_server.core.formats.certificates import Issuers, brief, load_der, public_key, signing_chains
-from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password
+from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password, shown
 from jwks_server.core.formats.pkcs12_cipher import WrongPasswordError, certificates_under_rc2_40, decrypt, is_rc2_40
 from jwks_server.core.formats.pkcs12_mac import verifies
 
@@ -186,7 +186,7 @@ def _entries(store: _Store) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     entries: list[Entry] = []
     refusals: list[str] = []
     for number, names in enumerate(store.keys, 1):
-        title = f'key entry "{names.alias}"' if names.alias is not None else f"key entry {number}"
+        title = f'key entry "{shown(names.alias)}"' if names.alias is not None else f"key entry {number}"
         leaf = _leaf(names, store)
         if leaf is None:
             refusals.append(f"{title} has no certificate; import one for it and export the store again")

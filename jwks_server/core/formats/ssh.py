@@ -24,5 +24,6 @@ def read(data: bytes) -> Contents:
         return Contents(_NAME, (), (f"unsupported key: {kind}; use ssh-rsa, ssh-ed25519 or ecdsa-sha2-nistp256",))
     try:
         return Contents(_NAME, (Entry(load_ssh_public_key(lines[0].strip())),))
-    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, NotImplementedError, UnsupportedAlgorithm) as error:
+        # NotImplementedError: a compressed point.
         raise KeyFileError(f"not a readable {kind} line ({brief(error)}); copy it again") from error

@@ -91,6 +91,12 @@ def test_a_key_entry_without_certificates_is_refused_and_the_others_are_read(
     assert contents.refusals[0].startswith('key entry "empty" has no certificate')
 
 
+def test_a_name_with_control_characters_stays_on_one_line(password: Password) -> None:
+    """It ends up in a log."""
+    (refusal,) = read(jks(key_entry(b"a\n\x1b[31mb")), password).refusals
+    assert refusal.startswith('key entry "a??[31mb" has no certificate')
+
+
 def test_version_1_has_certificates_without_a_type(
     make_certificate: Callable[..., x509.Certificate], password: Password
 ) -> None:

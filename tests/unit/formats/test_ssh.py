@@ -36,6 +36,15 @@ def test_a_damaged_line_is_a_fault(payload: bytes) -> None:
         read(b"ssh-rsa " + payload + b" comment")
 
 
+def test_a_compressed_point_is_a_fault() -> None:
+    """The library does not implement it, and says so in its own way."""
+    point = b"\x02" + bytes(32)
+    fields = [b"ecdsa-sha2-nistp256", b"nistp256", point]
+    blob = b"".join(len(one).to_bytes(4) + one for one in fields)
+    with pytest.raises(KeyFileError, match="not a readable ecdsa-sha2-nistp256 line"):
+        read(b"ecdsa-sha2-nistp256 " + base64.b64encode(blob))
+
+
 def test_several_lines_are_a_fault(fixture_file: Callable[[str], bytes]) -> None:
     """An authorized_keys file says who may log in, not who signs."""
     with pytest.raises(KeyFileError, match="2 lines with OpenSSH keys"):
