@@ -1,6 +1,6 @@
 """Laws of reading: whatever the bytes, contents or our own error, soon, and never anything private.
 
-JWKS_TEST_EVERY_BIT=1 flips every bit of every fixture instead of a sample (a quarter of an hour).
+JWKS_TEST_EVERY_BIT=1 flips every bit of every fixture instead of a sample (most of an hour).
 """
 
 import base64

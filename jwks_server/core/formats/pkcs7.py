@@ -21,8 +21,6 @@ def certificates(data: bytes) -> list[Certificate]:
         found = load_der_pkcs7_certificates(data)
     except (UnsupportedAlgorithm, *UNREADABLE) as error:
         raise KeyFileError(f"not a readable PKCS#7 bundle ({brief(error)}); export it again") from error
-    if not found:
-        raise KeyFileError("PKCS#7 without a certificate; export it with the certificates")
     for certificate in found:
         check_readable(certificate)
     return found

@@ -102,6 +102,26 @@ def test_a_certificate_for_a_key_that_cannot_be_computed_with_is_not_called_dama
     assert "1.2.156.10197.1.301 (SM2)" in contents.refusals[0]
 
 
+def test_an_issuer_whose_signature_cannot_be_computed_is_known_by_name(fixture_file: Callable[[str], bytes]) -> None:
+    """The CA signed with SM2; its key must not be published beside the leaf's."""
+    (entry,) = read(fixture_file("issued-by-sm2.pem")).entries
+    assert [one.subject.rfc4514_string() for one in entry.chain] == ["CN=issued-by-sm2", "CN=sm2"]
+
+
+def test_an_impossible_version_is_a_fault(make_certificate: Make) -> None:
+    """The library's error for it does not descend from ValueError."""
+    der = make_certificate("a").public_bytes(Encoding.DER)
+    with pytest.raises(KeyFileError, match="not a readable certificate"):
+        read(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107")))
+
+
+def test_an_extension_given_twice_is_a_fault(make_certificate: Make) -> None:
+    """Nor does the error for that."""
+    der = make_certificate("a", key_ids=(b"same", b"same")).public_bytes(Encoding.DER)
+    with pytest.raises(KeyFileError, match="signature does not verify"):
+        read(der.replace(bytes.fromhex("0603551d23"), bytes.fromhex("0603551d0e")))
+
+
 def test_an_unknown_key_algorithm_is_refused_with_its_object_identifier(make_certificate: Make) -> None:
     """An operator can look it up."""
     der = make_certificate("a", public_key=x25519.X25519PrivateKey.generate().public_key()).public_bytes(Encoding.DER)

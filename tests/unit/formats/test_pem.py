@@ -72,6 +72,12 @@ def test_a_pkcs_7_bundle_is_its_certificates(fixture_file: File, name: str) -> N
     assert [one.subject.rfc4514_string() for one in entry.chain] == ["CN=ec", "CN=intermediate", "CN=root"]
 
 
+@pytest.mark.parametrize("label", [b"CMS", b"PKCS #7 SIGNED DATA"])
+def test_a_bundle_may_have_its_other_labels(fixture_file: File, label: bytes) -> None:
+    """`openssl cms` and old tools write them."""
+    assert read(fixture_file("bundle.pkcs7.pem").replace(b"PKCS7", label)) == read(fixture_file("bundle.pkcs7.pem"))
+
+
 def test_a_half_written_second_block_is_a_fault(fixture_file: File) -> None:
     """The library would read the first and say nothing."""
     data = fixture_file("chain.pem")

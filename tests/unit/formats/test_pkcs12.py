@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import pytest
 from asn1crypto import algos, cms, core, pkcs12
 from cryptography import x509
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.asymmetric import mldsa
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12, serialize_key_and_certificates
@@ -229,6 +230,19 @@ def test_java_s_time_in_both_bags_ties_certificate_to_key(der: Callable[..., byt
     assert found == {"a": one, "b": two}
 
 
+def test_a_lone_key_without_names_takes_the_signing_certificate(
+    der: Callable[..., bytes],
+) -> None:
+    """Some libraries name nothing where there is one key only; the issuer is not taken for it."""
+    root, leaf = der("root", key=1), der("leaf", issuer="root", key=2, issuer_key=1)
+    certificates = [certificate_bag(root), certificate_bag(leaf)]
+    (entry,) = read(pfx(data(bags(key_bag(), *certificates)))).entries
+    assert [one.public_bytes(Encoding.DER) for one in entry.chain] == [leaf, root]
+    two_keys = read(pfx(data(bags(key_bag(), key_bag(), *certificates))))
+    assert two_keys.entries == ()
+    assert [text.split(" has ")[0] for text in two_keys.refusals] == ["key entry 1", "key entry 2"]
+
+
 def test_names_decide_where_two_entries_share_java_s_time(der: Callable[..., bytes]) -> None:
     """Two imports within one millisecond get the same localKeyID."""
     one, two = der("one"), der("two", key=1)
@@ -315,6 +329,31 @@ def test_pbkdf2_s_iterations_are_capped_in_bags(key_length: int | None) -> None:
         read(pfx(encrypted(pbes2(function))), Password(b"x"))
 
 
+def test_a_key_length_that_does_not_fit_the_cipher_is_a_fault() -> None:
+    """PBKDF2 may write it down, and then it must be AES-256's."""
+    fields = pbkdf2_fields({"iteration_count": 1, "key_length": 16, "prf": {"algorithm": "sha256"}})
+    function = {"algorithm": "pbkdf2", "parameters": algos.Pbkdf2Params(fields)}
+    with pytest.raises(KeyFileError, match="a key length that does not fit"):
+        read(pfx(encrypted(pbes2(function))), Password(b"x"))
+
+
+def test_an_empty_password_may_be_no_bytes_at_all(der: Callable[..., bytes]) -> None:
+    """Others write two zero bytes for it; both are tried."""
+    content = bags(key_bag("a"), certificate_bag(der("one"), "a"))
+    scheme = old_scheme("pkcs12_sha1_tripledes_3key", 1)
+    salt = scheme["parameters"]["salt"].native
+    key, vector = (kdf.pkcs12("sha1", use, b"", salt, 1, size, kdf.Budget()) for use, size in ((1, 24), (2, 8)))
+    part = encrypted(scheme, encrypt(TripleDES(key), vector, content))
+    assert len(read(pfx(part), Password(b"")).entries) == 1
+
+
+def encrypt(cipher: BlockCipherAlgorithm, vector: bytes, content: bytes) -> bytes:
+    """Return the content padded and encrypted in CBC."""
+    pad = len(vector) - len(content) % len(vector)
+    encryptor = Cipher(cipher, modes.CBC(vector)).encryptor()
+    return encryptor.update(content + bytes([pad]) * pad) + encryptor.finalize()
+
+
 def pbkdf2_fields(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with the salt as asn1crypto wants a choice."""
     return {**parameters, "salt": algos.Pbkdf2Salt(name="specified", value=core.OctetString(b"salt"))}
@@ -350,10 +389,15 @@ def test_scrypt_opens_a_part(der: Callable[..., bytes]) -> None:
     """RFC 7914 is in use, if rare."""
     content = bags(key_bag("a"), certificate_bag(der("one"), "a"))
     key = hashlib.scrypt(b"x", salt=b"salt", n=1024, r=8, p=1, dklen=32)
-    pad = 16 - len(content) % 16
-    encryptor = Cipher(AES(key), modes.CBC(bytes(16))).encryptor()
-    ciphertext = encryptor.update(content + bytes([pad]) * pad) + encryptor.finalize()
+    ciphertext = encrypt(AES(key), bytes(16), content)
     assert len(read(pfx(scrypt_part(1024, 8, 1, ciphertext)), Password(b"x")).entries) == 1
+
+
+def test_right_padding_around_nonsense_is_a_wrong_password() -> None:
+    """One wrong password in 256 gives right padding by chance."""
+    key = hashlib.scrypt(b"x", salt=b"salt", n=1024, r=8, p=1, dklen=32)
+    with pytest.raises(KeyFileError, match="wrong password or corrupted keystore"):
+        read(pfx(scrypt_part(1024, 8, 1, encrypt(AES(key), bytes(16), b"nonsense"))), Password(b"x"))
 
 
 @pytest.mark.parametrize(
