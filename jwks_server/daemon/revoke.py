@@ -33,7 +33,7 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
     names = _names(snapshot, kid)
     if not names and not force:
         raise SettingsError(
-            f"{tenant} does not publish {kid!r} ('jwks-server check' prints what it does); --force revokes it all the same"
+            f"{tenant} publishes no {kid!r} ('jwks-server check' prints what it does); --force revokes it all the same"
         )
     _append(folder / REVOKED_FILE, [f"# revoked {clock.now().wall:%Y-%m-%dT%H:%M:%SZ}", kid, *names])
     sys.stdout.write(f"revoked {kid} of {tenant}: it is in {folder / REVOKED_FILE}\n")

@@ -41,7 +41,7 @@ def test_check_prints_keys_and_problems_and_exits_1(tree: Path) -> None:
     good = next(line for line in result.stdout.splitlines() if line.startswith("foo.com"))
     assert all(text in good for text in ("k.pem", "PEM", "_RS256", "RSA", "RS256", "2126-"))
     bad = next(line for line in result.stdout.splitlines() if line.startswith("bar.com"))
-    assert "fault: not a certificate or keystore" in bad
+    assert "fault: not a certificate, public key or keystore" in bad
 
 
 def test_check_exits_0_where_all_is_well(tree: Path) -> None:

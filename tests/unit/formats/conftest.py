@@ -46,7 +46,7 @@ def make_certificate(
 ) -> Callable[..., x509.Certificate]:
     """Return a maker of certificates: subject, issuer, the number of each one's key, and what else differs."""
 
-    def make(  # noqa: PLR0913 - a factory with defaults
+    def make(
         subject: str,
         *,
         issuer: str | None = None,
