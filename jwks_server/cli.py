@@ -214,7 +214,7 @@ def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN
 @cli.command()
 @click.argument("directory", metavar="DIR")
 @click.argument("tenant", type=_TenantType())
-@click.argument("kid")
+@click.argument("key_id", metavar="KID")
 @click.option("--force", is_flag=True, help="Revoke a key id that is not published now.")
 @_options(
     _setting("--state-dir", type=click.Path(path_type=Path), default=None, help=_STATE_DIR_HELP),
@@ -222,13 +222,13 @@ def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN
     *_PASSWORDS,
     _CONFIG,
 )
-def revoke(directory: str, tenant: TenantName, kid: str, *, force: bool, **values: Any) -> int:  # noqa: ANN401
+def revoke(directory: str, tenant: TenantName, key_id: str, *, force: bool, **values: Any) -> int:  # noqa: ANN401
     """Never publish the key KID of TENANT in the tree DIR again.
 
     Appends to the tenant's file `revoked`, which the server obeys at once, and over any removal grace. Relying parties
     may keep the key until their copy of the set is too old.
     """
-    return revoke_key(_source(directory, values), tenant, kid, _state_dir(values), force=force)
+    return revoke_key(_source(directory, values), tenant, key_id, _state_dir(values), force=force)
 
 
 def _shifted(port: int, offset: int) -> int:

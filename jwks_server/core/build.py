@@ -77,6 +77,7 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     offered += [(debt.file_name, debt.key) for debt in owed]
     selection = Selection(policy.value, revoked.value, now)
     chosen = [(name, key) for name, key in offered if selection.takes(name, key)]
+    selection.warn_of_unseen_aliases()
     published, clashes = published_keys(chosen, policy.value, past.published)
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes

@@ -13,6 +13,10 @@ class KeyFileError(JwksServerError):
     """A file whose keys cannot be read: nothing of its present content can be used."""
 
 
+class PrivateKeyOnlyError(KeyFileError):
+    """A file that holds a private key and nothing public: no fault of a file that never gave a key."""
+
+
 class UnsupportedKeyError(JwksServerError):
     """One key that was understood and is not published; others of its file may be."""
 

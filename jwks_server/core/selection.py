@@ -9,6 +9,7 @@ from jwks_server.core.kid import Scheme, identifiers, key_id, stem
 from jwks_server.core.lifecycle import Moment, hidden, key_identity, next_visibility_change, out_of_validity
 from jwks_server.core.policy import Policy, algorithms
 from jwks_server.core.snapshot import Level, Problem
+from jwks_server.core.tenant import POLICY_FILE
 
 
 class Selection:
@@ -19,6 +20,7 @@ class Selection:
         self.eligible = False
         self.next_change: datetime | None = None
         self.next_remark: datetime | None = None
+        self._unseen_aliases = set(policy.aliases or ())
         self._policy = policy
         self._revoked = revoked
         self._now = now.wall
@@ -35,12 +37,20 @@ class Selection:
             )
             return False
         self.eligible = True
-        if policy.aliases is not None and key.alias is not None and key.alias.lower() not in policy.aliases:
-            return False
+        if policy.aliases is not None and key.alias is not None:
+            if key.alias.lower() not in policy.aliases:
+                return False
+            self._unseen_aliases.discard(key.alias.lower())
         if self._is_revoked(file_name, key):
             self._say(Level.NOTICE, "holds a revoked key, which is not published", file_name)
             return False
         return self._takes_by_time(file_name, key)
+
+    def warn_of_unseen_aliases(self) -> None:
+        """Say which entries the policy names and no keystore has, after the last key was taken or not."""
+        for alias in sorted(self._unseen_aliases):
+            text = f"'aliases' names {alias!r}, which no keystore of this tenant has"
+            self.problems.append(Problem(Level.WARNING, text, POLICY_FILE))
 
     def _is_revoked(self, file_name: str, key: Key) -> bool:
         if not self._revoked:

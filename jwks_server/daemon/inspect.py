@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jwks_server.core.errors import SettingsError
+from jwks_server.core.keyset import PublishedKey
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
@@ -72,16 +73,35 @@ def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
-    files = {file.name: file for file in snapshot.files}
-    if not files and not snapshot.problems:
-        yield "", "", "", "", "", "[dim]no key files: an empty set[/]"
-    for key in sorted(snapshot.published, key=lambda key: (key.file_name, key.kid)):
-        container = files[key.file_name].container
-        yield escape(key.file_name), container, escape(key.kid), key.kty, key.alg, _day(key.not_after)
+    for file in snapshot.files:
+        keys = _keys_of(file, snapshot)
+        problems = [problem for problem in snapshot.problems if problem.file_name == file.name]
+        for key in keys:
+            yield escape(file.name), file.container, escape(key.kid), key.kty, key.alg, _day(key.not_after)
+        for problem in problems:
+            yield escape(file.name), file.container, "", "", "", _coloured(problem)
+        if not keys and not problems:
+            yield (
+                escape(file.name),
+                file.container,
+                "",
+                "",
+                "",
+                "[dim]its keys are in another file or left out[/]",
+            )
     for problem in snapshot.problems:
-        file = files.get(problem.file_name or "")
-        text = f"[{_COLOURS[problem.level]}]{problem.level}: {escape(problem.text)}[/]"
-        yield escape(problem.file_name or ""), file.container if file else "", "", "", "", text
+        if not _of_a_file(problem, snapshot):
+            yield escape(problem.file_name or ""), "", "", "", "", _coloured(problem)
+    if not snapshot.files and not snapshot.problems:
+        yield "", "", "", "", "", "[dim]no key files: an empty set[/]"
+
+
+def _coloured(problem: Problem) -> str:
+    return f"[{_COLOURS[problem.level]}]{problem.level}: {escape(problem.text)}[/]"
+
+
+def _keys_of(file: KeyFile, snapshot: Snapshot) -> list[PublishedKey]:
+    return sorted((key for key in snapshot.published if key.file_name == file.name), key=lambda key: key.kid)
 
 
 def _tenant_json(snapshot: Snapshot) -> dict[str, object]:
@@ -95,7 +115,7 @@ def _tenant_json(snapshot: Snapshot) -> dict[str, object]:
 
 
 def _file_json(file: KeyFile, snapshot: Snapshot) -> dict[str, object]:
-    keys = sorted((key for key in snapshot.published if key.file_name == file.name), key=lambda key: key.kid)
+    keys = _keys_of(file, snapshot)
     return {
         "file": file.name,
         "format": file.container,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jwks_server.core.build import build, faulty_key_file, read_key_file
-from jwks_server.core.errors import KeyFileError
+from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError
 from jwks_server.core.formats import MAX_FILE_BYTES, needs_password, recognise
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.policy import Policy
@@ -211,6 +211,10 @@ def _key_file(  # noqa: PLR0913, PLR0917 - one file of one job, and what is know
             reading(name)
             return read_key_file(name, stamp, data, password)
         fault = job.deadly[name]
+    except PrivateKeyOnlyError as error:
+        if last is None or not last.keys:
+            return KeyFile(name, stamp, container, (), notices=(str(error),))
+        fault = str(error)
     except KeyFileError as error:
         fault = str(error)
     return faulty_key_file(name, fault, last, stamp=stamp, container=container)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
+from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError, UnsupportedKeyError
 from jwks_server.core.formats import pkcs7, spki
 from jwks_server.core.formats.certificates import load_der, signing_entries
 from jwks_server.core.formats.contents import Contents, Entry
@@ -46,7 +46,7 @@ def read(data: bytes) -> Contents:
             except UnsupportedKeyError as refusal:
                 refusals.append(str(refusal))
     if not certificates and not bare and not refusals:
-        raise KeyFileError(_nothing([label for label, _ in blocks]))
+        raise _nothing([label for label, _ in blocks])
     entries, refused = signing_entries(certificates)
     # `openssl pkey -pubout` beside the certificate of the same key is one key, not two.
     certified = {_encoded(entry.public_key) for entry in entries}
@@ -64,11 +64,13 @@ def _blocks(data: bytes) -> list[tuple[bytes, bytes]]:
     return blocks
 
 
-def _nothing(labels: list[bytes]) -> str:
+def _nothing(labels: list[bytes]) -> KeyFileError:
     names = ", ".join(sorted({label.decode("ascii") for label in labels})[:5])
     if all(label.endswith(b"PRIVATE KEY") or label == b"EC PARAMETERS" for label in labels):
-        return f"only a private key ({names}) and nothing to publish; add its certificate, or put that here instead"
-    return f"no certificate or public key in it, only: {names}"
+        return PrivateKeyOnlyError(
+            f"only a private key ({names}) and nothing to publish; keep it elsewhere, and its certificate here"
+        )
+    return KeyFileError(f"no certificate or public key in it, only: {names}")
 
 
 def _decoded(label: bytes, body: bytes) -> bytes:

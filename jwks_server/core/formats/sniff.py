@@ -3,7 +3,7 @@
 import re
 from enum import Enum
 
-from jwks_server.core.errors import KeyFileError
+from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError
 from jwks_server.core.formats import tlv
 
 _BOM = b"\xef\xbb\xbf"
@@ -90,7 +90,7 @@ def _begins_with_integer(data: bytes, start: int) -> Format:
     if data.startswith(_PKCS12_VERSION, start):
         return Format.PKCS12
     if data.startswith(_PRIVATE_KEY_VERSIONS, start):
-        raise KeyFileError("a private key and nothing to publish; put its certificate or public key here instead")
+        raise PrivateKeyOnlyError("a private key and nothing to publish; keep it elsewhere, and its certificate here")
     return Format.SPKI
 
 
@@ -101,5 +101,7 @@ def _begins_with_sequence(data: bytes, inner: tlv.Frame) -> Format:
         return Format.DER
     second = tlv.frame(data, inner.end)
     if second is not None and second.tag == tlv.OCTET_STRING:
-        raise KeyFileError("an encrypted private key and nothing to publish; put its certificate here instead")
+        raise PrivateKeyOnlyError(
+            "an encrypted private key and nothing to publish; keep it elsewhere, and its certificate here"
+        )
     return Format.SPKI
