@@ -19,7 +19,8 @@ def log_change(previous: Snapshot | None, snapshot: Snapshot, seconds: float) ->
             _log.info("tenant removed", extra=fields(tenant=snapshot.tenant, removed=sorted(before)))
         return
     if previous is None or _body(previous) != _body(snapshot):
-        _log.info(
+        _log.log(
+            logging.INFO if snapshot.key_set else logging.WARNING,
             "key set published" if snapshot.key_set else "key set withheld",
             extra=fields(
                 tenant=snapshot.tenant,

@@ -21,7 +21,7 @@ from jwks_server.daemon.logs import fields
 from jwks_server.daemon.store import Store
 from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
 
-QUIET_SECONDS = 0.002
+QUIET_SECONDS = 0.001
 LONGEST_QUIET_SECONDS = 0.05
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.5)
 LATER_SECONDS = 30.0
@@ -47,8 +47,10 @@ class _Slot:
     first_hint: float | None = None
     task: asyncio.Task[None] | None = None
     again: bool = False
+    urgency: int = ROUTINE
     afresh: bool = False
     wake: asyncio.TimerHandle | None = None
+    wake_at: float = 0.0
     retries: int = 0
     signature: bytes | None = None
     device: int | None = None
@@ -119,7 +121,8 @@ class Reconciler:
         """Return the tenant's snapshot, after its first load where it still waits for that; None where it failed."""
         if tenant in self._unloaded and not self._closed:
             slot = self._slots.setdefault(tenant, _Slot())
-            await asyncio.shield(slot.task or self._start(tenant, slot, urgency))
+            slot.urgency = min(slot.urgency, urgency)
+            await asyncio.shield(slot.task or self._start(tenant, slot))
         return self._store.get(tenant)
 
     # --- hints
@@ -132,14 +135,18 @@ class Reconciler:
                 tenant = tenant_name(name)
             except TenantNameError:
                 continue
-            self.hint(tenant)
+            self.hint(tenant, URGENT)
             self._slots[tenant].event_at = now
 
-    def hint(self, tenant: TenantName, *, afresh: bool = False) -> None:
-        """Read the tenant's folder once it has been quiet for a moment, or has not been for too long."""
+    def hint(self, tenant: TenantName, urgency: int = ROUTINE, *, afresh: bool = False) -> None:
+        """Read the tenant's folder once it has been quiet for a moment, or has not been for too long.
+
+        What somebody just changed is urgent; looking once more at what may have settled waits behind it.
+        """
         if self._closed:
             return
         slot = self._slots.setdefault(tenant, _Slot())
+        slot.urgency = min(slot.urgency, urgency)
         slot.afresh |= afresh
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -217,13 +224,13 @@ class Reconciler:
         if slot.task is not None:
             slot.again = True
         else:
-            self._start(tenant, slot, URGENT)
+            self._start(tenant, slot)
 
-    def _start(self, tenant: TenantName, slot: _Slot, urgency: int) -> asyncio.Task[None]:
-        slot.task = asyncio.get_running_loop().create_task(self._load(tenant, slot, urgency))
+    def _start(self, tenant: TenantName, slot: _Slot) -> asyncio.Task[None]:
+        slot.task = asyncio.get_running_loop().create_task(self._load(tenant, slot))
         return slot.task
 
-    async def _load(self, tenant: TenantName, slot: _Slot, urgency: int) -> None:
+    async def _load(self, tenant: TenantName, slot: _Slot) -> None:
         """Load until no further hint came meanwhile. The one place that survives any failure of a rebuild."""
         deadly: dict[str, str] = {}
         try:
@@ -231,7 +238,7 @@ class Reconciler:
             while slot.again:
                 slot.again = False
                 try:
-                    self._accept(tenant, slot, await self._read(tenant, slot, urgency, deadly))
+                    self._accept(tenant, slot, await self._read(tenant, slot, deadly))
                 except ReaderDiedError as error:
                     _log.error("reader lost", extra=fields(tenant=tenant, file=error.file_name, reason=error))
                     if error.file_name is None or error.file_name in deadly:
@@ -250,8 +257,9 @@ class Reconciler:
         finally:
             slot.task = None
 
-    async def _read(self, tenant: TenantName, slot: _Slot, urgency: int, deadly: Mapping[str, str]) -> Loaded:
+    async def _read(self, tenant: TenantName, slot: _Slot, deadly: Mapping[str, str]) -> Loaded:
         afresh, slot.afresh = slot.afresh, False
+        urgency, slot.urgency = slot.urgency, ROUTINE
         slot.read_at = time.monotonic()
         self.loads += 1
         job = LoadJob(
@@ -320,7 +328,7 @@ class Reconciler:
             slot.retries += 1
         else:
             delay, afresh = LATER_SECONDS, True
-        if slot.wake is None or slot.wake.when() > asyncio.get_running_loop().time() + delay:
+        if slot.wake is None or slot.wake_at > asyncio.get_running_loop().time() + delay:
             self._call_later(delay, tenant, slot, afresh=afresh)
 
     def _call_later(self, delay: float, tenant: TenantName, slot: _Slot, *, afresh: bool = False) -> None:
@@ -332,7 +340,9 @@ class Reconciler:
             self.hint(tenant, afresh=afresh)
 
         if not self._closed:
-            slot.wake = asyncio.get_running_loop().call_later(delay, wake)
+            loop = asyncio.get_running_loop()
+            slot.wake_at = loop.time() + delay
+            slot.wake = loop.call_at(slot.wake_at, wake)
 
 
 def _folder_fault(snapshot: Snapshot) -> bool:

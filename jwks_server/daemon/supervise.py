@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError
+from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import clock
 from jwks_server.daemon.keystore import Listing, list_root
 from jwks_server.daemon.loader import Source, Survey, SurveyJob
@@ -29,6 +30,9 @@ SHORTEST_PAUSE_SECONDS = 1.0
 PAUSE = (50, SHORTEST_PAUSE_SECONDS, 60.0)
 DEAF_PAUSE = (10, 0.1, 10.0)
 """The pause between comparisons: a multiple of the last one's time, and its least and most seconds."""
+
+BREATH = 4
+"""Between comparisons that were asked for, this multiple of the last one's time: a fifth of a worker at most."""
 
 SHORTEST_REBUILD_SECONDS, LONGEST_REBUILD_SECONDS = 0.2, 30.0
 
@@ -182,6 +186,7 @@ class Supervisor:
     def _want_rebuild(self, reason: str) -> None:
         self._rebuild_reason = reason
         self._rebuild_now.set()
+        self._compare_now.set()  # whatever was lost is found now, not when the new watch stands
 
     async def _rebuild(self) -> None:
         """Build the watch anew whenever something asks for it, ever more slowly while that does not help."""
@@ -241,12 +246,13 @@ class Supervisor:
             self._compare_now.clear()
             started = time.monotonic()
             try:
-                await self._compare_once(started)
+                await self._compare_once()
             except RootUnavailableError:
                 self._root_doubt.set()
             except LoaderError as error:
                 _log.error("comparison failed", extra=fields(reason=error))
             took = time.monotonic() - started
+            await asyncio.sleep(BREATH * took)
             share, least, most = DEAF_PAUSE if self.comparing else PAUSE
             pause = min(max(share * took, least), most)
 
@@ -255,24 +261,26 @@ class Supervisor:
         """Tell whether changes are found by comparing alone, at least in a part of the tree."""
         return self.watch_fault is not None or self._eventless is not None
 
-    async def _compare_once(self, started: float) -> None:
+    async def _compare_once(self) -> None:
         survey = await self._loader.run(SurveyJob(self._source), URGENT)
         if survey.listing.identity != self._reconciler.root:
             self._root_doubt.set()
             return
         self._believe(survey.listing)
         differing = self._reconciler.differing(survey)
-        changed = [tenant for tenant in differing if self._reconciler.was_certain(tenant)]
+        changed = tuple(tenant for tenant in differing if self._reconciler.was_certain(tenant))
         for tenant in differing:
             self._reconciler.hint(tenant)
-        if not changed or self.comparing:
-            return
-        await asyncio.sleep(EVENT_PATIENCE_SECONDS)  # an event for it may still be on its way
+        if changed and not self.comparing:
+            # An event for it may still be on its way.
+            since = time.monotonic() - EVENT_PATIENCE_SECONDS
+            asyncio.get_running_loop().call_later(EVENT_PATIENCE_SECONDS, self._count_missed, changed, since)
+
+    def _count_missed(self, changed: tuple[TenantName, ...], since: float) -> None:
+        """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
         linked = set(self._reconciler.linked())
         unnamed = [
-            tenant
-            for tenant in changed
-            if tenant not in linked and not self._reconciler.had_event_since(tenant, started - EVENT_PATIENCE_SECONDS)
+            tenant for tenant in changed if tenant not in linked and not self._reconciler.had_event_since(tenant, since)
         ]
         if unnamed and not self._rebuild_now.is_set():
             self.missed += len(unnamed)

@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,6 +236,22 @@ class _SafeInotifyFD(InotifyFD):
         except Exception as error:  # noqa: BLE001 - reading failed: this instance is over
             self._hints.broken(f"reader: {error!r}")
 
+    def on_thread_stop(self) -> None:
+        with suppress(Exception):  # its descriptors are closed by then; what fails is book-keeping nobody needs
+            super().on_thread_stop()
+
+
+class _SafeEmitter(InotifyEmitter):
+    """watchdog's emitter thread, which ends even where its record of watches and folders has come apart."""
+
+    def on_thread_stop(self) -> None:
+        group = self._inotify
+        try:
+            super().on_thread_stop()
+        except Exception:  # noqa: BLE001 - the rest of what it was going to do follows
+            if group is not None:
+                group._move_event_grouper.close()  # noqa: SLF001 - what the thread waits for
+
 
 class _SafeObserver(InotifyObserver):
     """watchdog's observer around the safe reader."""
@@ -244,4 +261,4 @@ class _SafeObserver(InotifyObserver):
         self.reader = _SafeInotifyFD(hints)
         self._inotify_fd = self.reader
         self.reader.start()
-        BaseObserver.__init__(self, InotifyEmitter, timeout=DEFAULT_OBSERVER_TIMEOUT, inotify_fd=self.reader)
+        BaseObserver.__init__(self, _SafeEmitter, timeout=DEFAULT_OBSERVER_TIMEOUT, inotify_fd=self.reader)

@@ -75,7 +75,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it listens, or nothing yet."""
-        match = re.search(r"listening url=(\S+)", self.log)
+        match = re.search(r"(?<!admin )listening url=(\S+)", self.log)
         return match[1] if match else ""
 
     @property
