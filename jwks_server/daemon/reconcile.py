@@ -88,7 +88,7 @@ class Reconciler:
         self._loader = loader
         self._slots: dict[TenantName, _Slot] = {}
         self._unloaded: dict[TenantName, None] = {}
-        self._remembered: Mapping[TenantName, Remembered] = {}
+        self._remembered: dict[TenantName, Remembered] = {}
         self._closed = False
 
     # --- the first load
@@ -136,7 +136,9 @@ class Reconciler:
             except TenantNameError:
                 continue
             self.hint(tenant, URGENT)
-            self._slots[tenant].event_at = now
+            slot = self._slots.get(tenant)
+            if slot is not None:
+                slot.event_at = now
 
     def hint(self, tenant: TenantName, urgency: int = ROUTINE, *, afresh: bool = False) -> None:
         """Read the tenant's folder once it has been quiet for a moment, or has not been for too long.
@@ -248,6 +250,7 @@ class Reconciler:
                         slot.again = True
                 except RootUnavailableError:
                     self.on_root_doubt()
+                    self._later(tenant, slot)
                 except LoaderError as error:
                     _log.error("tenant not read", extra=fields(tenant=tenant, reason=error))
                     self._later(tenant, slot)
@@ -278,10 +281,12 @@ class Reconciler:
         if loaded.root != self.root:
             slot.signature = None
             self.on_root_doubt()
+            self._later(tenant, slot)
             return
         snapshot, previous = loaded.snapshot, self._store.get(tenant)
         slot.signature, slot.device, slot.links = loaded.signature, loaded.device, loaded.links
         self._unloaded.pop(tenant, None)
+        self._remembered.pop(tenant, None)  # from now on the snapshot remembers
         if snapshot.gone:
             self._store.remove(tenant)
             self._forget(tenant, slot)

@@ -1,7 +1,14 @@
+from math import inf
 from pathlib import Path
 
 from support.certificates import certificate, pem, private_key
-from support.inprocess import eventually, followed
+from support.inprocess import World, eventually, followed
+
+from jwks_server.core.build import read_key_file
+from jwks_server.core.lifecycle import Owed
+from jwks_server.core.policy import Policy
+from jwks_server.core.snapshot import Remembered
+from jwks_server.core.tenant import TenantName
 
 A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
 
@@ -23,3 +30,24 @@ async def test_a_change_rebuilds_the_tenant_it_belongs_to_and_no_other(keystores
         assert world.store.get("b.com") is others[0]
         assert world.store.get("c.com") is others[1]
         assert {t for t in counts if world.loader.loads[t] != counts[t]} == {"a.com"}
+
+
+async def test_what_was_remembered_from_before_the_start_counts_once(keystores: Path) -> None:
+    """A tenant that is gone for good and made anew starts without the keys of its former life."""
+    world = World(keystores, Policy(removal_grace=1))
+    key = read_key_file("old.pem", b"", A, None).keys[0]
+    tenant = TenantName("a.com")
+    listing = await world.supervisor.start()
+    remembered = Remembered(Policy(removal_grace=1), (Owed("old.pem", key, inf),))
+    world.reconciler.expect(listing.tenants, {tenant: remembered})
+    world.supervisor.run()
+    try:
+        await world.reconciler.load_expected(1)
+        assert len(world.kids(tenant) or ()) == 1
+        await eventually(lambda: world.kids(tenant) is None)
+        (keystores / "a.com").mkdir()
+        await eventually(lambda: world.kids(tenant) is not None)
+        assert world.kids(tenant) == set()
+    finally:
+        await world.supervisor.close()
+        await world.reconciler.close()
