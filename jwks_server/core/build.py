@@ -73,16 +73,15 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     before = ((file.name, key) for file in past.files for key in file.keys)
     owed = owed_after(before, past.owed, files, now.steady, grace)
 
-    offered = [(file.name, key) for file in files for key in file.keys]
-    offered += [(debt.file_name, debt.key) for debt in owed]
     selection = Selection(policy.value, revoked.value, now)
-    chosen = [(name, key) for name, key in offered if selection.takes(name, key)]
+    given = [(file.name, key) for file in files for key in file.keys if selection.takes(file.name, key)]
+    still = [(debt.file_name, debt.key) for debt in owed if selection.takes(debt.file_name, debt.key)]
     selection.warn_of_unseen_aliases()
-    published, clashes = published_keys(chosen, policy.value, past.published)
+    members, clashes = published_keys(given, still, policy.value, past.published)
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
-    key_set = None if faulty and not selection.eligible else compile_set(published, policy.value.max_age)
+    key_set = None if faulty and not selection.eligible else compile_set(members, policy.value.max_age)
     if key_set is not None:
         problems += _size_problems(key_set)
     return Snapshot(
@@ -92,7 +91,7 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
         owed=owed,
         policy=policy,
         revoked=revoked,
-        published=published,
+        published=tuple(published for published, _ in members),
         key_set=key_set,
         problems=tuple(dict.fromkeys(problems)),
         next_change=NextChange(

@@ -19,12 +19,11 @@ _KTY_ORDER = {"RSA": 0, "EC": 1, "OKP": 2}
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """One member of the `keys` array: its id, its finished JSON, and where it comes from."""
+    """One member of the `keys` array: what names it, and where it comes from."""
 
     kid: str
     alg: str
     kty: str
-    json: str
     identity: tuple[object, ...]
     file_name: str
     not_after: datetime | None = None
@@ -39,14 +38,18 @@ class KeySet:
     max_age: int
 
 
-def compile_set(keys: Iterable[PublishedKey], max_age: int) -> KeySet:
-    """Return the key set (RFC 7517, section 5) of `keys` in an order that depends on nothing but the keys.
+def compile_set(members: Iterable[tuple[PublishedKey, str]], max_age: int) -> KeySet:
+    """Return the key set (RFC 7517, section 5) of keys and their JSON, in an order that depends on nothing but them.
 
     RSA comes first: there are clients that ignore the id and fail on a key of another type before the right one.
     """
-    ordered = sorted(keys, key=lambda key: (_KTY_ORDER.get(key.kty, len(_KTY_ORDER)), key.kty, key.kid))
-    body = ('{"keys":[' + ",".join(key.json for key in ordered) + "]}").encode("ascii")
+    ordered = sorted(members, key=lambda member: _rank(member[0]))
+    body = ('{"keys":[' + ",".join(text for _, text in ordered) + "]}").encode("ascii")
     return KeySet(body, f'"{base64url(hashlib.sha256(body).digest())}"', max_age)
+
+
+def _rank(key: PublishedKey) -> tuple[int, str, str]:
+    return _KTY_ORDER.get(key.kty, len(_KTY_ORDER)), key.kty, key.kid
 
 
 def jwk_json(key: Key, kid: str, alg: str, policy: Policy, *, bare: bool = False) -> str:

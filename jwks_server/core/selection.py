@@ -1,9 +1,10 @@
 """Which of the keys that a tenant's files offer are published, and under which unique ids."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
-from jwks_server.core.jwk import Key
+from jwks_server.core.jwk import Key, PublicKey
 from jwks_server.core.keyset import PublishedKey, jwk_json
 from jwks_server.core.kid import Scheme, identifiers, key_id, stem
 from jwks_server.core.lifecycle import Moment, hidden, key_identity, next_visibility_change, out_of_validity
@@ -74,29 +75,48 @@ class Selection:
         self.problems.append(Problem(level, text, file_name))
 
 
-def published_keys(
-    chosen: Iterable[tuple[str, Key]], policy: Policy, before: Iterable[PublishedKey]
-) -> tuple[tuple[PublishedKey, ...], list[Problem]]:
-    """Return the members of the set with unique ids: the same key twice is one, and where two claim an id one stays.
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A key's claim to an id; `bare` says that its certificate is not mentioned."""
 
-    What was published under the id stays; where nothing was, the first file by name has it.
+    published: PublishedKey
+    key: Key
+    bare: bool
+
+    @property
+    def public(self) -> PublicKey:
+        return self.key.public
+
+
+def published_keys(
+    given: Iterable[tuple[str, Key]], owed: Iterable[tuple[str, Key]], policy: Policy, before: Iterable[PublishedKey]
+) -> tuple[tuple[tuple[PublishedKey, str], ...], list[Problem]]:
+    """Return the members of the set, each with its JSON, under unique ids: the same key twice is one.
+
+    Of two keys of files that claim one id, the one that was published under it stays; where none was, the first file
+    by name has it. A key that is only owed gives way: its file's new key may have its id.
     """
     was = {key.kid: key.identity for key in before}
-    taken: dict[str, PublishedKey] = {}
+    holders: dict[str, _Claim] = {}
     problems: list[Problem] = []
-    for file_name, key in sorted(chosen, key=lambda pair: (pair[0], -len(pair[1].chain), pair[1].public.members)):
-        for candidate in _candidates(file_name, key, policy):
-            holder = taken.setdefault(candidate.kid, candidate)
-            if holder.identity[:2] == candidate.identity[:2]:
-                if len(key.chain) and not holder.identity[2]:
-                    taken[candidate.kid] = candidate
-                continue
-            if was.get(candidate.kid) == candidate.identity and was.get(candidate.kid) != holder.identity:
-                taken[candidate.kid], loser, keeper = candidate, holder, candidate
-            else:
-                loser, keeper = candidate, holder
-            problems.append(_clash(loser, keeper))
-    return tuple(taken.values()), problems
+    for claim in _claims(given, policy):
+        holder = holders.setdefault(claim.published.kid, claim)
+        if holder.public == claim.public:
+            if claim.key.chain and not holder.key.chain:
+                holders[claim.published.kid] = claim
+            continue
+        if was.get(claim.published.kid) == claim.published.identity:
+            holders[claim.published.kid] = claim
+            problems.append(_clash(holder.published, claim.published))
+        else:
+            problems.append(_clash(claim.published, holder.published))
+    for claim in _claims(owed, policy):
+        holders.setdefault(claim.published.kid, claim)
+    members = ((claim.published, claim) for claim in holders.values())
+    return tuple(
+        (published, jwk_json(claim.key, published.kid, published.alg, policy, bare=claim.bare))
+        for published, claim in members
+    ), problems
 
 
 def _clash(loser: PublishedKey, keeper: PublishedKey) -> Problem:
@@ -108,25 +128,24 @@ def _clash(loser: PublishedKey, keeper: PublishedKey) -> Problem:
     )
 
 
-def _candidates(file_name: str, key: Key, policy: Policy) -> Iterator[PublishedKey]:
-    """Return the members that one key makes: one an algorithm, and WSO2's older ids where they are asked for."""
+def _claims(keys: Iterable[tuple[str, Key]], policy: Policy) -> Iterator[_Claim]:
+    """Yield the claims of all keys in an order that depends on nothing but them."""
+    for file_name, key in sorted(keys, key=lambda pair: (pair[0], -len(pair[1].chain), pair[1].public.members)):
+        identity = key_identity(key)
+        for kid, alg, bare in _names(file_name, key, policy):
+            yield _Claim(PublishedKey(kid, alg, key.public.kty, identity, file_name, key.not_after), key, bare)
+
+
+def _names(file_name: str, key: Key, policy: Policy) -> Iterator[tuple[str, str, bool]]:
+    """Yield id and algorithm of each member that a key makes, and WSO2's older ids where they are asked for."""
     algs = algorithms(key, policy)
-    names = [(key_id(policy.kid, key, alg, file_name, several=len(algs) > 1), alg, False) for alg in algs]
+    for alg in algs:
+        yield key_id(policy.kid, key, alg, file_name, several=len(algs) > 1), alg, False
     if policy.previous_kids and key.chain and key.stated_kid is None:
-        names += [(key_id(Scheme.WSO2_SHA1, key, alg, file_name, several=True), alg, False) for alg in algs]
+        older = [key_id(Scheme.WSO2_SHA1, key, alg, file_name, several=True) for alg in algs]
+        yield from ((kid, alg, False) for kid, alg in zip(older, algs, strict=True))
         if key.public.kty == "RSA":
-            bare, _, _ = key_id(Scheme.WSO2_SHA1, key, algs[0], file_name, several=True).rpartition("_")
-            names.append((bare, algs[0], True))
-    for kid, alg, is_bare in names:
-        yield PublishedKey(
-            kid,
-            alg,
-            key.public.kty,
-            jwk_json(key, kid, alg, policy, bare=is_bare),
-            key_identity(key),
-            file_name,
-            key.not_after,
-        )
+            yield older[0].rpartition("_")[0], algs[0], True
 
 
 def _earliest(first: datetime | None, second: datetime | None) -> datetime | None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
@@ -37,6 +37,9 @@ class Loader(Protocol):
     async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
     @overload
     async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+    def hurry(self, job: LoadJob) -> bool:
+        """Move a job that still waits before the others; False where its folder may have been read already."""
+        ...
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class _Slot:
     timer: asyncio.TimerHandle | None = None
     first_hint: float | None = None
     task: asyncio.Task[None] | None = None
+    job: LoadJob | None = None
     again: bool = False
     urgency: int = ROUTINE
     afresh: bool = False
@@ -223,10 +227,10 @@ class Reconciler:
     def _quiet(self, tenant: TenantName, slot: _Slot) -> None:
         slot.timer = None
         slot.first_hint = None
-        if slot.task is not None:
-            slot.again = True
-        else:
+        if slot.task is None:
             self._start(tenant, slot)
+        elif slot.job is None or slot.urgency == ROUTINE or not self._loader.hurry(slot.job):
+            slot.again = True
 
     def _start(self, tenant: TenantName, slot: _Slot) -> asyncio.Task[None]:
         slot.task = asyncio.get_running_loop().create_task(self._load(tenant, slot))
@@ -265,16 +269,21 @@ class Reconciler:
         urgency, slot.urgency = slot.urgency, ROUTINE
         slot.read_at = time.monotonic()
         self.loads += 1
-        job = LoadJob(
+        previous = self._store.get(tenant)
+        slot.job = LoadJob(
             self._source,
             tenant,
-            previous=self._store.get(tenant),
+            # The finished set is the largest part of a snapshot, and the next one does not depend on it.
+            previous=previous and replace(previous, key_set=None),
             device=slot.device,
             remembered=self._remembered.get(tenant),
             deadly=dict(deadly),
             afresh=afresh,
         )
-        return await self._loader.run(job, urgency)
+        try:
+            return await self._loader.run(slot.job, urgency)
+        finally:
+            slot.job = None
 
     def _accept(self, tenant: TenantName, slot: _Slot, loaded: Loaded) -> None:
         """Publish what was read, unless it was read below another root than the one that is believed."""

@@ -44,6 +44,7 @@ class Workers:
         self._processes: set[asyncio.subprocess.Process] = set()
         self._idle: deque[asyncio.subprocess.Process] = deque()
         self._waiting: list[tuple[int, int, asyncio.Future[asyncio.subprocess.Process]]] = []
+        self._waiting_jobs: dict[int, asyncio.Future[asyncio.subprocess.Process]] = {}
         self._turn = itertools.count()
         self._starting: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -77,7 +78,7 @@ class Workers:
     async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
     async def run(self, job: LoadJob | SurveyJob, urgency: int) -> Loaded | Survey:
         """Return the job's result; raise what it raised, or ReaderDiedError where its worker did not survive it."""
-        worker = await self._acquire(urgency)
+        worker = await self._acquire(job, urgency)
         healthy = False
         try:
             answer = await self._ask(worker, job)
@@ -116,17 +117,28 @@ class Workers:
                     await worker.wait()
             raise ReaderDiedError(_how_it_died(worker.returncode), file_name) from None
 
-    async def _acquire(self, urgency: int) -> asyncio.subprocess.Process:
+    def hurry(self, job: LoadJob) -> bool:
+        """Move a job before the routine ones and return True, or False where it does not wait any more."""
+        future = self._waiting_jobs.get(id(job))
+        if future is None or future.done():
+            return False
+        heapq.heappush(self._waiting, (URGENT, next(self._turn), future))  # its old place is passed over
+        return True
+
+    async def _acquire(self, job: LoadJob | SurveyJob, urgency: int) -> asyncio.subprocess.Process:
         if self._idle:
             return self._idle.pop()
         future: asyncio.Future[asyncio.subprocess.Process] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (urgency, next(self._turn), future))
+        self._waiting_jobs[id(job)] = future
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self._release(future.result())
             raise
+        finally:
+            del self._waiting_jobs[id(job)]
 
     def _release(self, worker: asyncio.subprocess.Process) -> None:
         while self._waiting:

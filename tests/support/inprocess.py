@@ -41,6 +41,11 @@ class CountingLoader:
             raise failure
         return await asyncio.to_thread(load, job)
 
+    def hurry(self, job: LoadJob) -> bool:
+        """Nothing waits here."""
+        del job
+        return False
+
 
 class World:
     """A tree, and everything that follows it but the listener."""

@@ -240,6 +240,16 @@ def test_a_clash_names_both_files_and_what_was_published_stays() -> None:
     assert "k.pem" in problem.text
 
 
+def test_a_replaced_key_gives_its_id_to_the_new_one_at_once() -> None:
+    """Under the filename scheme both claim it; the old one is only owed."""
+    policy = 'kid = "filename"\nremoval_grace = "24h"'
+    first = build_folder(key_file("k.pem", A), policy=policy)
+    second = build_folder(key_file("k.pem", B), previous=first, policy=policy)
+    assert second.key_set is not None
+    assert [key["kty"] for key in json.loads(second.key_set.body)["keys"]] == ["EC"]
+    assert second.problems == ()
+
+
 def test_rsa_comes_first_then_ec_then_okp() -> None:
     """Some clients ignore the id and fail on the first key of another type."""
     certificates = [certificate(private_key(kind)) for kind in ("Ed25519", "P-521", "RSA", "P-256")]
