@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test soak format clean
+.PHONY: help run test soak systemd-test format clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -12,6 +12,9 @@ test: .venv/dev.stamp  ## lint, types, import contracts and all tests
 
 soak: .venv/dev.stamp  ## 100,000 random changes while everything is read: what was missed, what was torn, how late
 	PYTHONPATH=tests .venv/bin/python -m support.churn $(SOAK)
+
+systemd-test:  ## as root: install under a booted systemd of its own, and try the service
+	scripts/systemd-test
 
 format: .venv/dev.stamp  ## format the code and mend what lint can mend
 	.venv/bin/ruff format .
