@@ -2,7 +2,7 @@
 .PHONY: help run test soak systemd-test format clean
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/run.stamp  ## serve keystores/ at https://localhost:9443
 	.venv/bin/jwks-server serve --keystores keystores

@@ -18,6 +18,7 @@ from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
 from jwks_server.daemon.inspect import check_tree, show_tenant
 from jwks_server.daemon.loader import Source
+from jwks_server.daemon.logs import complain
 from jwks_server.daemon.passwords import PasswordSources
 from jwks_server.daemon.revoke import revoke_key
 from jwks_server.daemon.serve import serve as run_server
@@ -280,5 +281,5 @@ def main() -> None:
 
 
 def _fail(text: str) -> None:
-    sys.stderr.write(f"jwks-server: {' '.join(text.split())}\n")
+    complain(text)
     sys.exit(2)

@@ -20,10 +20,16 @@ def set_up(log_format: str) -> None:
     """Send the log to standard error as `text` or `json`; libraries below warnings stay silent."""
     handler = logging.StreamHandler(sys.stderr)
     prefixed = _is_journal(sys.stderr.fileno())
-    handler.setFormatter(_Json() if log_format == "json" else _Text(prefixed=prefixed))
+    handler.setFormatter(_Json(prefixed=prefixed) if log_format == "json" else _Text(prefixed=prefixed))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("jwks_server").setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+
+
+def complain(text: str) -> None:
+    """Write the one line that says why a command could not be carried out."""
+    prefix = f"<{_PRIORITIES[logging.ERROR]}>" if _is_journal(sys.stderr.fileno()) else ""
+    sys.stderr.write(f"{prefix}jwks-server: {' '.join(text.split())}\n")
 
 
 def _is_journal(descriptor: int) -> bool:
@@ -35,27 +41,37 @@ def _is_journal(descriptor: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class _Text(logging.Formatter):
-    """`2026-05-04T03:02:01.000Z INFO what happened tenant=foo.com …`, without the time where the journal has it."""
+class _Line(logging.Formatter):
+    """One line an event, with the journal's priority before it where the journal reads."""
 
     def __init__(self, *, prefixed: bool) -> None:
         super().__init__()
         self._prefixed = prefixed
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_plain(record.getMessage())]
+        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>" if self._prefixed else ""
+        return prefix + self._line(record)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        raise NotImplementedError
+
+
+class _Text(_Line):
+    """`2026-05-04T03:02:01.000Z INFO what happened tenant=foo.com …`; the journal has time and level of its own."""
+
+    def _line(self, record: logging.LogRecord) -> str:
+        words = [] if self._prefixed else [_timestamp(record), record.levelname]
+        words.append(_plain(record.getMessage()))
         words += [f"{name}={_value(value)}" for name, value in getattr(record, "fields", {}).items()]
         if record.exc_info:
             words.append(f"traceback={json.dumps(self.formatException(record.exc_info))}")
-        if self._prefixed:
-            return f"<{_PRIORITIES.get(record.levelno, 6)}>{' '.join(words)}"
-        return f"{_timestamp(record)} {record.levelname} {' '.join(words)}"
+        return " ".join(words)
 
 
-class _Json(logging.Formatter):
+class _Json(_Line):
     """One JSON object a line."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def _line(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": _timestamp(record),
             "level": record.levelname.lower(),

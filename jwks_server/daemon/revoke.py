@@ -53,6 +53,8 @@ def _append(path: Path, lines: list[str]) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             size = os.fstat(descriptor).st_size
+            if size == 0:
+                os.fchmod(descriptor, 0o644)  # whatever the umask: no secret, and the server has to read it
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             os.write(descriptor, ("\n" * torn + "\n".join(lines) + "\n").encode())
             os.fsync(descriptor)

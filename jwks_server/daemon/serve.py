@@ -88,6 +88,7 @@ async def _serve(settings: Settings) -> None:
         )
         notify("READY=1", f"STATUS=Serving {len(listing.tenants)} tenants of {settings.keystores}")
         supervisor.run()
+        loop.add_signal_handler(signal.SIGHUP, supervisor.compare_now, "SIGHUP")
         for background in (_load_all(reconciler), memory.write_forever()):
             stack.callback(asyncio.ensure_future(background).cancel)
         await stop.wait()

@@ -214,7 +214,7 @@ class Supervisor:
 
     async def _build_watch(self) -> None:
         """Make the new watch before the old one is broken; without one, comparing goes on."""
-        listener = Listener(self._reconciler.event, self._everything, self._want_rebuild)
+        listener = Listener(self._reconciler.event, self.compare_now, self._want_rebuild)
         watch = Watch(self._source.root, listener, asyncio.get_running_loop())
         try:
             await asyncio.to_thread(watch.start)
@@ -230,7 +230,8 @@ class Supervisor:
     def _uncovered(self, watched: int) -> str:
         return f"only {watched} of {self._folders} folders are watched; raise the sysctl fs.inotify.max_user_watches"
 
-    def _everything(self, reason: str) -> None:
+    def compare_now(self, reason: str) -> None:
+        """Compare the whole tree at once, for instance because somebody asks for it by SIGHUP."""
         _log.info("comparing the whole tree", extra=fields(reason=reason))
         self._compare_now.set()
 

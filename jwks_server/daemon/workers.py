@@ -46,7 +46,7 @@ class Workers:
         self._waiting: list[tuple[int, int, asyncio.Future[asyncio.subprocess.Process]]] = []
         self._waiting_jobs: dict[int, asyncio.Future[asyncio.subprocess.Process]] = {}
         self._turn = itertools.count()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._watched: set[asyncio.Task[None]] = set()
         self._closed = False
         self.lost = 0
 
@@ -60,7 +60,7 @@ class Workers:
     async def close(self) -> None:
         """End all workers, whatever they are doing."""
         self._closed = True
-        for task in self._starting:
+        for task in tuple(self._watched):
             task.cancel()
         for process in self._processes:
             with suppress(ProcessLookupError):
@@ -111,7 +111,7 @@ class Workers:
                 file_name = message.file_name
         except TimeoutError:
             raise ReaderDiedError(f"reading it took more than {FILE_SECONDS} seconds", file_name) from None
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, RuntimeError):  # RuntimeError: uvloop's for a closed pipe
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_SECONDS):
                     await worker.wait()
@@ -155,8 +155,8 @@ class Workers:
             worker.kill()
         if not self._closed:
             task = asyncio.ensure_future(self._respawn())
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._watched.add(task)
+            task.add_done_callback(self._watched.discard)
 
     async def _respawn(self) -> None:
         while True:
@@ -171,13 +171,24 @@ class Workers:
     async def _spawn(self) -> None:
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a module in the folder that the server was started in is none of ours
             "-c",
             "from jwks_server.daemon.worker import main; main()",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
         self._processes.add(worker)
+        mourner = asyncio.ensure_future(self._mourn(worker))
+        self._watched.add(mourner)
+        mourner.add_done_callback(self._watched.discard)
         self._release(worker)
+
+    async def _mourn(self, worker: asyncio.subprocess.Process) -> None:
+        """Replace a worker that dies while it has nothing to do; one that dies at work is missed by its job."""
+        await worker.wait()
+        if worker in self._idle:
+            self._idle.remove(worker)
+            self._replace(worker)
 
 
 def _how_it_died(returncode: int | None) -> str:
