@@ -9,6 +9,7 @@ from jwks_server.core.errors import SettingsError
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName
 from jwks_server.daemon.loader import Source
+from jwks_server.daemon.mounts import tells_changes_apart
 from jwks_server.daemon.passwords import PasswordSources
 
 MEDIA_TYPES = ("application/json", "application/jwk-set+json")
@@ -41,7 +42,8 @@ class Settings:
     @property
     def source(self) -> Source:
         """Where the keys come from."""
-        return Source(str(self.keystores.absolute()), self.passwords, self.policy)
+        root = str(self.keystores.absolute())
+        return Source(root, self.passwords, self.policy, exact_times=tells_changes_apart(root))
 
 
 def read_file(path: str, known: Collection[str]) -> Mapping[str, object]:

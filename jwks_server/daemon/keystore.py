@@ -98,8 +98,11 @@ def _is_folder(name: str, root_descriptor: int) -> bool:
         return True
 
 
-def view(descriptor: int, extra: tuple[object, ...] = ()) -> FolderView:
-    """Return the names in an opened tenant's folder with their common signature; `extra` is signed along."""
+def view(descriptor: int, extra: tuple[object, ...] = (), *, exact_times: bool = False) -> FolderView:
+    """Return the names in an opened tenant's folder with their common signature; `extra` is signed along.
+
+    With `exact_times` the file system tells any two states of a file apart, however soon they follow each other.
+    """
     folder = os.fstat(descriptor)
     rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), extra]
     names: list[str] = []
@@ -123,7 +126,8 @@ def view(descriptor: int, extra: tuple[object, ...] = ()) -> FolderView:
                 newest = max(newest, status.st_mtime_ns, status.st_ctime_ns, own.st_ctime_ns)
                 rows.append((entry.name, own.st_ino, own.st_ctime_ns, target, *_facts(status)))
     age = time.time_ns() - newest
-    settled = age > FRESH_SECONDS * 1e9 or age < -FRESH_SECONDS * 1e9
+    exact = exact_times and not links  # what a link leads to may lie on another file system
+    settled = exact or age > FRESH_SECONDS * 1e9 or age < -FRESH_SECONDS * 1e9
     digest = hashlib.blake2b(repr(rows).encode("utf-8", "surrogateescape"), digest_size=16).digest()
     return FolderView(tuple(names), digest if settled else None, folder.st_dev, links)
 

@@ -26,11 +26,15 @@ _READ_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where keys and their passwords come from, and the policy of tenants that state none."""
+    """Where keys and their passwords come from, and the policy of tenants that state none.
+
+    `exact_times` says that the tree's file system tells any two states of a file apart by their times.
+    """
 
     root: str
     passwords: PasswordSources = PasswordSources()
     defaults: Policy = Policy()
+    exact_times: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def _signature(source: Source, tenant: TenantName, root: int) -> bytes | None:
     except OSError:
         return None
     try:
-        return view(descriptor, source.passwords.facts(tenant)).signature
+        return view(descriptor, source.passwords.facts(tenant), exact_times=source.exact_times).signature
     except OSError:
         return None
     finally:
@@ -156,13 +160,13 @@ def _is_absent(error: OSError, tenant: TenantName, root: int) -> bool:
 def _opened_folder(job: LoadJob, descriptor: int, reading: Callable[[str], None]) -> tuple[Folder, FolderView]:
     """Read until the folder looked the same before and after, or leave its signature open."""
     facts = job.source.passwords.facts(job.tenant)
-    seen = view(descriptor, facts)
+    seen = view(descriptor, facts, exact_times=job.source.exact_times)
     folder = Folder()
     for _ in range(_READ_ROUNDS):
         if not seen.names and job.device not in {None, seen.device}:
             return Folder(fault="folder is empty and on another device than before; is it mounted?"), seen
         folder = _read_folder(job, descriptor, seen, facts, reading)
-        before, seen = seen, view(descriptor, facts)
+        before, seen = seen, view(descriptor, facts, exact_times=job.source.exact_times)
         if (before.names, before.signature) == (seen.names, seen.signature):
             return folder, seen
     return folder, FolderView(seen.names, None, seen.device, seen.links)
