@@ -106,14 +106,19 @@ class Supervisor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROOT_POLL_SECONDS):
                     await self._root_doubt.wait()
+            doubted = self._root_doubt.is_set()
             self._root_doubt.clear()
-            await self._look_at_root()
+            await self._look_at_root(doubted=doubted)
 
-    async def _look_at_root(self) -> None:
-        """Believe the root that is there, unless it is none, or an empty other one: that is what an unmount leaves."""
+    async def _look_at_root(self, *, doubted: bool) -> None:
+        """Believe the root that is there, unless it is none, or an empty other one: that is what an unmount leaves.
+
+        Its identity tells nothing of whether it can be listed; where something failed to, it is listed here.
+        """
         try:
             identity = await asyncio.to_thread(_identity, self._source.root)
-            if identity == self._reconciler.root and self.root_fault is None:
+            unchanged = identity == self._reconciler.root and self.root_fault is None
+            if unchanged and not doubted:
                 return
             survey = await self._loader.run(SurveyJob(self._source), URGENT)
         except RootUnavailableError as error:
@@ -127,11 +132,12 @@ class Supervisor:
                 f"keystores folder {self._source.root} is another one than before and empty; is it mounted?"
             )
             return
-        if self.root_fault is not None or survey.listing.identity != self._reconciler.root:
-            _log.warning(
-                "keystores folder is back" if self.root_fault else "keystores folder was replaced",
-                extra=fields(root=self._source.root, tenants=len(survey.listing.tenants)),
-            )
+        if unchanged and survey.listing.identity == self._reconciler.root:
+            return
+        _log.warning(
+            "keystores folder is back" if self.root_fault else "keystores folder was replaced",
+            extra=fields(root=self._source.root, tenants=len(survey.listing.tenants)),
+        )
         self.root_fault = None
         self._believe(survey.listing)
         self._want_rebuild("the keystores folder is not the one that was watched")
@@ -260,7 +266,8 @@ class Supervisor:
     @property
     def comparing(self) -> bool:
         """Tell whether changes are found by comparing alone, at least in a part of the tree."""
-        return self.watch_fault is not None or self._eventless is not None
+        is_deaf = self.watch_fault is not None or self._rebuild_now.is_set()
+        return is_deaf or self._eventless is not None
 
     async def _compare_once(self) -> None:
         survey = await self._loader.run(SurveyJob(self._source), URGENT)

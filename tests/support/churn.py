@@ -466,7 +466,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=churn.__doc__)
     for name, default in (("operations", 100_000), ("tenants", 1000), ("writers", 2), ("rounds", 20), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rate", type=float, default=1000.0, help="operations a second; 0 is as fast as possible")
+    parser.add_argument("--rate", type=float, default=200.0, help="operations a second; 0 is as fast as possible")
     parser.add_argument("--seconds", type=float, default=900.0, help="stop after the round in which these are over")
     plan = Plan(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:
