@@ -200,6 +200,8 @@ class _Handler(FileSystemEventHandler):
                 self._hints.broken("the keystores folder was removed")
                 return
             self._hints.dirty(source)
+            if isinstance(event, DirAttribEvent):
+                self._hints.everything("a folder's mode changed")  # it may be one that could not be watched
             if target:
                 self._hints.dirty(target)
                 if event.is_directory:
@@ -235,6 +237,8 @@ class _SafeInotifyFD(InotifyFD):
             super().run()
         except Exception as error:  # noqa: BLE001 - reading failed: this instance is over
             self._hints.broken(f"reader: {error!r}")
+        finally:
+            self._is_reading = False  # else nobody would close the kernel's instance of a reader that failed
 
     def on_thread_stop(self) -> None:
         with suppress(Exception):  # its descriptors are closed by then; what fails is book-keeping nobody needs

@@ -1,7 +1,9 @@
 """Factories for keys and certificates; slow keys are made once a run. Everything here is thrown away."""
 
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,11 @@ def replace_file(path: Path, content: bytes) -> None:
     hidden = path.with_name(f".{path.name}.new")
     hidden.write_bytes(content)
     hidden.rename(path)
+
+
+@cache
+def sample(number: int) -> tuple[bytes, str]:
+    """Return the `number`th certificate of this run as PEM, and the key id that WSO2 gives it."""
+    item = certificate(private_key("P-256", number), f"sample {number}")
+    digest = sha256(der(item)).hexdigest().encode()
+    return pem(item), f"{urlsafe_b64encode(digest).rstrip(b'=').decode()}_ES256"

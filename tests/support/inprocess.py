@@ -10,7 +10,7 @@ from typing import overload
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob, load, survey
-from jwks_server.daemon.reconcile import Reconciler
+from jwks_server.daemon.reconcile import Loader, Reconciler
 from jwks_server.daemon.store import Store
 from jwks_server.daemon.supervise import Supervisor
 
@@ -50,23 +50,32 @@ class CountingLoader:
 class World:
     """A tree, and everything that follows it but the listener."""
 
-    def __init__(self, root: Path, policy: Policy) -> None:
+    def __init__(self, root: Path, policy: Policy, loader: Loader | None = None) -> None:
         source = Source(str(root), defaults=policy)
         self.store = Store()
         self.loader = CountingLoader()
-        self.reconciler = Reconciler(source, self.store, self.loader)
-        self.supervisor = Supervisor(source, self.reconciler, self.loader)
+        self.reconciler = Reconciler(source, self.store, loader or self.loader)
+        self.supervisor = Supervisor(source, self.reconciler, loader or self.loader)
 
     def kids(self, tenant: str) -> set[str] | None:
         """Return what the tenant publishes, or None where it is unknown."""
         snapshot = self.store.get(tenant)
         return None if snapshot is None else {key.kid for key in snapshot.published}
 
+    def problems(self, tenant: str) -> str:
+        """Return what is said about the tenant, in one text."""
+        snapshot = self.store.get(tenant)
+        return "; ".join(problem.text for problem in snapshot.problems) if snapshot else ""
+
+    async def wait_for(self, tenant: str, kids: set[str] | None) -> None:
+        """Wait until the tenant publishes exactly these, or is unknown."""
+        await eventually(lambda: self.kids(tenant) == kids, f"{tenant}: {kids}, not {self.kids(tenant)}")
+
 
 @asynccontextmanager
-async def followed(root: Path, policy: Policy | None = None) -> AsyncIterator[World]:
+async def followed(root: Path, policy: Policy | None = None, loader: Loader | None = None) -> AsyncIterator[World]:
     """Follow a tree; all its tenants are loaded at the start."""
-    world = World(root, policy or Policy())
+    world = World(root, policy or Policy(), loader)
     listing = await world.supervisor.start()
     world.reconciler.expect(listing.tenants, {})
     world.supervisor.run()

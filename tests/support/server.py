@@ -1,5 +1,6 @@
 """The real server as a process, and plain HTTP to it."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -41,15 +42,24 @@ class Answer:
 
 
 class Server:
-    """`jwks-server serve` on a port of the system's choice; leaves nothing behind."""
+    """`jwks-server serve` on a port of the system's choice; leaves nothing behind, and fails a test by a traceback.
+
+    `launcher` is a command that ends by becoming the one it is given, `interpreter` are arguments of Python's own.
+    """
 
     def __init__(
-        self, keystores: Path, *arguments: str, tls: bool = False, environment: dict[str, str] | None = None
+        self,
+        keystores: Path,
+        *arguments: str,
+        tls: bool = False,
+        environment: dict[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        interpreter: Sequence[str] = (),
     ) -> None:
         self.keystores = keystores
         self.log_path = keystores.parent / f"{keystores.name}.log"
         self._log = self.log_path.open("wb")
-        command = [sys.executable, "-m", "jwks_server", "serve", "--keystores", str(keystores)]
+        command = [*launcher, sys.executable, *interpreter, "-m", "jwks_server", "serve", "--keystores", str(keystores)]
         command += ["--host", "127.0.0.1", "--port", "0", *([] if tls else ["--http"]), *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=self._log, env={**os.environ, **(environment or {})}
@@ -60,12 +70,17 @@ class Server:
         assert self.process.poll() is None, self.log
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.kill()
+        self._log.close()
+        assert kind is not None or "Traceback" not in self.log, self.log
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait()
-        self._log.close()
 
     @property
     def log(self) -> str:
@@ -101,6 +116,28 @@ class Server:
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Return the answer to a GET."""
         return self.request("GET", path, headers)
+
+    def admin(self, path: str) -> Answer:
+        """Return the private listener's answer; the server was started with --admin-port 0."""
+        match = re.search(r"admin listening url=http://127.0.0.1:(\d+)", self.log)
+        assert match, "no admin listener"
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=PATIENCE_SECONDS)
+        ) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+
+    def metric(self, name: str) -> float:
+        """Return one of the server's numbers."""
+        match = re.search(rf"^jwks_server_{name} (\S+)$", self.admin("/metrics").body.decode(), re.MULTILINE)
+        assert match, name
+        return float(match[1])
+
+    @property
+    def degraded(self) -> str:
+        """What /readyz says is wrong while the answers are right."""
+        return "; ".join(self.admin("/readyz").json()["degraded"])
 
     def tenant(self, tenant: str) -> Answer:
         """Return the answer for a tenant's key set."""
