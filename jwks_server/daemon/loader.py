@@ -7,6 +7,7 @@ its own.
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -90,13 +91,14 @@ def load(job: LoadJob, reading: Callable[[str], None] = lambda _: None) -> Loade
     `reading` is told the name of each file before its content is parsed.
     """
     with opened_root(job.source.root) as (root, identity):
+        is_link = _is_link(job.tenant, root)
         folder, seen = _folder(job, root, reading)
     snapshot = build(job.tenant, folder, job.previous, job.source.defaults, clock.now(), remembered=job.remembered)
     if folder.fault is not None:
-        return Loaded(snapshot, identity, None, job.device, links=seen is not None and seen.links)
+        return Loaded(snapshot, identity, None, job.device, links=is_link or (seen is not None and seen.links))
     if seen is None:
         return Loaded(snapshot, identity, b"", None, links=False)
-    return Loaded(snapshot, identity, seen.signature, seen.device, seen.links)
+    return Loaded(snapshot, identity, seen.signature, seen.device, links=is_link or seen.links)
 
 
 def survey(job: SurveyJob) -> Survey:
@@ -120,6 +122,13 @@ def _signature(source: Source, tenant: TenantName, root: int) -> bytes | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _is_link(tenant: TenantName, root: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(tenant, dir_fd=root, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _open_folder(tenant: TenantName, root: int) -> int:
