@@ -189,7 +189,7 @@ class Reconciler:
         """Return the tenants whose folder is not as it was when it was read; those being read now are left out."""
         return tuple(
             tenant
-            for tenant in sorted({*survey.signatures, *self._store.tenants()})
+            for tenant in sorted({*survey.signatures, *self._store.tenants(), *self._unloaded})
             if self._differs(tenant, survey.signatures.get(tenant, b""))
         )
 
@@ -199,8 +199,10 @@ class Reconciler:
 
     def _differs(self, tenant: TenantName, seen: bytes | None) -> bool:
         slot = self._slots.get(tenant)
-        if tenant in self._unloaded or (slot is not None and slot.busy):
+        if slot is not None and slot.busy:
             return False
+        if slot is None and tenant in self._unloaded:
+            return False  # its turn will come
         return slot is None or seen is None or slot.signature != seen
 
     def was_certain(self, tenant: TenantName) -> bool:

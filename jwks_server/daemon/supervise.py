@@ -34,6 +34,9 @@ DEAF_PAUSE = (10, 0.1, 10.0)
 BREATH = 4
 """Between comparisons that were asked for, this multiple of the last one's time: a fifth of a worker at most."""
 
+LINKS_SHARE = 10
+"""Between looks at linked tenants, this multiple of the last look's time."""
+
 SHORTEST_REBUILD_SECONDS, LONGEST_REBUILD_SECONDS = 0.2, 30.0
 
 _log = logging.getLogger(__name__)
@@ -67,6 +70,8 @@ class Supervisor:
         self._compare_now = asyncio.Event()
         self._rebuild_now = asyncio.Event()
         self._rebuild_reason = ""
+        self._hurry = asyncio.Event()
+        self._everything_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         reconciler.on_root_doubt = self._root_doubt.set
 
@@ -82,6 +87,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Begin to supervise."""
+        if self.watch_fault is not None:
+            self._want_rebuild(self.watch_fault)
         for watchman in (self._watch_root, self._watch_watch, self._compare, self._rebuild, self._poll_links):
             self._tasks.append(asyncio.get_running_loop().create_task(_survive(watchman)))
 
@@ -120,19 +127,20 @@ class Supervisor:
             unchanged = identity == self._reconciler.root and self.root_fault is None
             if unchanged and not doubted:
                 return
-            survey = await self._loader.run(SurveyJob(self._source), URGENT)
+            survey = await self._loader.run(SurveyJob(self._source, ()), URGENT)
         except RootUnavailableError as error:
             self._lose_root(str(error))
             return
         except LoaderError as error:
             self._lose_root(f"keystores folder {self._source.root}: {error}")
             return
-        if survey.listing.identity != self._reconciler.root and not survey.listing.tenants and self._has_tenants:
+        if unchanged and survey.listing.identity == self._reconciler.root:
+            return
+        if not survey.listing.tenants and self._has_tenants:
+            # Whatever its identity: a folder that is removed and made again may get its old inode back.
             self._lose_root(
                 f"keystores folder {self._source.root} is another one than before and empty; is it mounted?"
             )
-            return
-        if unchanged and survey.listing.identity == self._reconciler.root:
             return
         _log.warning(
             "keystores folder is back" if self.root_fault else "keystores folder was replaced",
@@ -140,8 +148,9 @@ class Supervisor:
         )
         self.root_fault = None
         self._believe(survey.listing)
+        self._eventless = await asyncio.to_thread(file_system_without_events, self._source.root)
         self._want_rebuild("the keystores folder is not the one that was watched")
-        self._compare_now.set()
+        self._hurry.set()
 
     def _lose_root(self, reason: str) -> None:
         if self.root_fault != reason:
@@ -179,7 +188,8 @@ class Supervisor:
             watched = await asyncio.to_thread(watch.watched_folders)
             if ailment is None and watched is not None and watched < self._folders:
                 # Folders come and go: only what a new look at the tree confirms is a lack of watches.
-                self._believe_folders(await self._loader.run(SurveyJob(self._source, ()), URGENT))
+                with suppress(RootUnavailableError, LoaderError):
+                    self._believe_folders(await self._loader.run(SurveyJob(self._source, ()), URGENT))
                 if watched < self._folders:
                     ailment = self._uncovered(watched)
             if ailment is not None and self._watch is watch:
@@ -201,6 +211,7 @@ class Supervisor:
             await self._rebuild_now.wait()
             reason = self._rebuild_reason
             self._rebuild_now.clear()
+            self._hurry.clear()
             self.rebuilds += 1
             await self._build_watch()
             _log.warning(
@@ -209,18 +220,23 @@ class Supervisor:
             )
             self._compare_now.set()
             started = time.monotonic()
-            await asyncio.sleep(delay)
+            await asyncio.sleep(SHORTEST_REBUILD_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay - SHORTEST_REBUILD_SECONDS):
+                    await self._hurry.wait()
             if self.watch_fault is not None:
                 self._want_rebuild(self.watch_fault)
             with suppress(TimeoutError):
                 async with asyncio.timeout(2 * LONGEST_REBUILD_SECONDS):
                     await self._rebuild_now.wait()
             calm = time.monotonic() - started > LONGEST_REBUILD_SECONDS and self.watch_fault is None
-            delay = SHORTEST_REBUILD_SECONDS if calm else min(2 * delay, LONGEST_REBUILD_SECONDS)
+            delay = (
+                SHORTEST_REBUILD_SECONDS if calm or self._hurry.is_set() else min(2 * delay, LONGEST_REBUILD_SECONDS)
+            )
 
     async def _build_watch(self) -> None:
         """Make the new watch before the old one is broken; without one, comparing goes on."""
-        listener = Listener(self._reconciler.event, self.compare_now, self._want_rebuild)
+        listener = Listener(self._reconciler.event, self._everything, self._want_rebuild)
         watch = Watch(self._source.root, listener, asyncio.get_running_loop())
         try:
             await asyncio.to_thread(watch.start)
@@ -234,7 +250,16 @@ class Supervisor:
             await asyncio.to_thread(old.stop)
 
     def _uncovered(self, watched: int) -> str:
-        return f"only {watched} of {self._folders} folders are watched; raise the sysctl fs.inotify.max_user_watches"
+        return (
+            f"only {watched} of {self._folders} folders are watched: "
+            "make all of them readable, or raise the sysctl fs.inotify.max_user_watches"
+        )
+
+    def _everything(self, reason: str) -> None:
+        self._everything_at = time.monotonic()
+        if self.watch_fault is not None:
+            self._hurry.set()  # a folder may have become readable
+        self.compare_now(reason)
 
     def compare_now(self, reason: str) -> None:
         """Compare the whole tree at once, for instance because somebody asks for it by SIGHUP."""
@@ -253,7 +278,7 @@ class Supervisor:
             self._compare_now.clear()
             started = time.monotonic()
             try:
-                await self._compare_once()
+                await self._compare_once(started)
             except RootUnavailableError:
                 self._root_doubt.set()
             except LoaderError as error:
@@ -269,7 +294,7 @@ class Supervisor:
         is_deaf = self.watch_fault is not None or self._rebuild_now.is_set()
         return is_deaf or self._eventless is not None
 
-    async def _compare_once(self) -> None:
+    async def _compare_once(self, started: float) -> None:
         survey = await self._loader.run(SurveyJob(self._source), URGENT)
         if survey.listing.identity != self._reconciler.root:
             self._root_doubt.set()
@@ -281,11 +306,13 @@ class Supervisor:
             self._reconciler.hint(tenant)
         if changed and not self.comparing:
             # An event for it may still be on its way.
-            since = time.monotonic() - EVENT_PATIENCE_SECONDS
+            since = started - EVENT_PATIENCE_SECONDS
             asyncio.get_running_loop().call_later(EVENT_PATIENCE_SECONDS, self._count_missed, changed, since)
 
     def _count_missed(self, changed: tuple[TenantName, ...], since: float) -> None:
         """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
+        if self._everything_at >= since:
+            return
         linked = set(self._reconciler.linked())
         unnamed = [
             tenant for tenant in changed if tenant not in linked and not self._reconciler.had_event_since(tenant, since)
@@ -296,14 +323,17 @@ class Supervisor:
 
     async def _poll_links(self) -> None:
         """Look often at the tenants whose files lie elsewhere: no watch of the tree sees a change of those."""
+        took = 0.0
         while True:
-            await asyncio.sleep(ROOT_POLL_SECONDS)
+            await asyncio.sleep(max(ROOT_POLL_SECONDS, LINKS_SHARE * took))
+            started = time.monotonic()
             linked = self._reconciler.linked()
             if linked and self.root_fault is None:
                 with suppress(RootUnavailableError, LoaderError):
                     survey = await self._loader.run(SurveyJob(self._source, linked), URGENT)
                     for tenant in self._reconciler.differing_links(survey):
                         self._reconciler.hint(tenant)
+            took = time.monotonic() - started
 
 
 def _identity(root: str) -> tuple[int, int]:
