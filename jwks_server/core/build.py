@@ -132,7 +132,7 @@ def _policy(
     A folder that is gone takes no policy away: its own grace decides about the keys that are still owed.
     """
     if folder.fault is not None or not folder.present:
-        return last, []
+        return Settled(last.value), []
     if folder.policy.text is None and folder.policy.fault is None:
         return _without_file(last, defaults, now, settle_seconds), []
     fault = folder.policy.fault
@@ -150,7 +150,7 @@ def _revoked(
 ) -> tuple[Settled[frozenset[str]], list[Problem]]:
     """Return the names of revoked keys; a list that cannot be read revokes what it last did."""
     if folder.fault is not None or not folder.present:
-        return last, []
+        return Settled(last.value), []
     if folder.revoked.fault is not None:
         return Settled(last.value), [Problem(Level.FAULT, folder.revoked.fault, REVOKED_FILE)]
     names = parse_revoked(folder.revoked.text or "")
