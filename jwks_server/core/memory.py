@@ -7,14 +7,14 @@ input, and there is no way for a private member to come back.
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from math import inf
+from typing import Any
 
 from jwks_server.core import formats
 from jwks_server.core.errors import JwksServerError, KeyFileError
-from jwks_server.core.formats.certificates import load_der, public_key
-from jwks_server.core.formats.contents import Entry
+from jwks_server.core.formats.certificates import load_der, public_key, tolerating_oddities
 from jwks_server.core.jwk import Key, key_of
 from jwks_server.core.lifecycle import Moment, Owed, key_identity
 from jwks_server.core.policy import Policy
@@ -54,7 +54,8 @@ def from_text(text: str, now: Moment) -> Remembered:
         if memory["version"] != _VERSION:
             raise KeyFileError(f"of version {memory['version']}, not {_VERSION}")
         values = {key: value for key, value in memory["policy"].items() if value is not None}
-        return Remembered(Policy().updated(values), tuple(_restored(key, now) for key in memory["keys"]))
+        with tolerating_oddities():
+            return Remembered(Policy().updated(values), tuple(_restored(key, now) for key in memory["keys"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise KeyFileError("damaged") from error
     except JwksServerError as error:
@@ -70,26 +71,41 @@ def _owed(snapshot: Snapshot) -> Iterator[Owed]:
 
 
 def _key(key: Key) -> dict[str, object]:
-    if key.chain:
-        return {"x5c": [b64encode(der).decode("ascii") for der in key.chain]}
     jwk: dict[str, object] = {"kty": key.public.kty, **dict(key.public.members)}
     if key.public.kty == "AKP":
         jwk["alg"] = key.public.algorithms[0]
     stated = {"kid": key.stated_kid, "alg": key.stated_alg}
-    return {"jwk": {**jwk, **{name: value for name, value in stated.items() if value is not None}}}
+    return {
+        "jwk": {**jwk, **{name: value for name, value in stated.items() if value is not None}},
+        "algorithms": key.public.algorithms,
+        "x5c": [b64encode(der).decode("ascii") for der in key.chain],
+    }
 
 
 def _restored(item: Mapping[str, object], now: Moment) -> Owed:
-    chain = item.get("x5c")
-    if isinstance(chain, list):
-        certificates = tuple(load_der(b64decode(der, validate=True)) for der in chain)
-        entry = Entry(public_key(certificates[0]), certificates, alias=_text_or_none(item["alias"]))
-    else:
-        (entry,) = formats.read(json.dumps(item["jwk"]).encode("utf-8")).entries
+    (entry,) = formats.read(json.dumps(item["jwk"]).encode("utf-8")).entries
+    chain = tuple(load_der(b64decode(der, validate=True)) for der in _list(item["x5c"]))
+    if chain and public_key(chain[0]) != entry.public_key:
+        raise KeyFileError("a certificate of another key")
+    key = _narrowed(key_of(replace(entry, chain=chain, alias=_text_or_none(item["alias"]))), _list(item["algorithms"]))
     until = inf
     if item["until"] is not None:
         until = now.steady + (datetime.fromisoformat(str(item["until"])) - now.wall).total_seconds()
-    return Owed(str(item["file"]), key_of(entry), until)
+    return Owed(str(item["file"]), key, until)
+
+
+def _narrowed(key: Key, algorithms: list[Any]) -> Key:
+    """Return the key for these algorithms only: a JWK does not say that a key is for RSASSA-PSS alone."""
+    usable = tuple(alg for alg in key.public.algorithms if alg in algorithms)
+    if not usable or (key.stated_alg is not None and key.stated_alg not in usable):
+        raise KeyFileError("a key without an algorithm")
+    return replace(key, public=replace(key.public, algorithms=usable))
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise KeyFileError("not a list")
+    return value
 
 
 def _text_or_none(value: object) -> str | None:
