@@ -37,6 +37,7 @@ class Memory:
         self.fault: str | None = None
         self._directory = directory / _FOLDER if directory is not None else None
         self._waiting: dict[TenantName, Snapshot] = {}
+        self._noted: dict[TenantName, Snapshot] = {}
         self._written: dict[TenantName, tuple[object, ...] | None] = {}
         self._wake = asyncio.Event()
         self._has_warned = False
@@ -71,6 +72,10 @@ class Memory:
     def note(self, snapshot: Snapshot) -> None:
         """Take in a snapshot that was published; the writing follows."""
         worth = _worth(snapshot)
+        if worth:
+            self._noted[snapshot.tenant] = snapshot
+        else:
+            self._noted.pop(snapshot.tenant, None)
         if self._directory is None:
             if worth and not self._has_warned:
                 self._has_warned = True
@@ -89,17 +94,34 @@ class Memory:
     async def write_forever(self) -> None:
         """Write what was noted, tenant by tenant, in a thread; go on trying where it fails."""
         while True:
-            await self._wake.wait()
+            if self.fault is None:
+                await self._wake.wait()
             self._wake.clear()
             if not await self.flush():
                 await asyncio.sleep(_AGAIN_SECONDS)
-                self._wake.set()
 
     async def flush(self) -> bool:
         """Write what waits; return False where the directory does not take it."""
+        if self.fault is not None and not await self._try_directory():
+            return False
         for tenant in tuple(self._waiting):
             if not await self._write(tenant):
                 return False
+        if self.fault is not None:
+            _log.info("state directory works again", extra=fields(directory=self._directory))
+            self.fault = None
+        return True
+
+    async def _try_directory(self) -> bool:
+        """Tell whether the directory takes a file again; in one that had to be made anew everything is missing."""
+        assert self._directory is not None  # noqa: S101 - none cannot fail
+        try:
+            is_new = await asyncio.to_thread(_prepare, self._directory)
+        except OSError as error:
+            self._fail(error)
+            return False
+        if is_new:
+            self._waiting = {**self._noted, **self._waiting}
         return True
 
     async def _write(self, tenant: TenantName) -> bool:
@@ -118,9 +140,6 @@ class Memory:
             self._waiting.setdefault(tenant, snapshot)
             self._fail(error)
             return False
-        if self.fault is not None:
-            _log.info("state directory works again", extra=fields(directory=self._directory))
-            self.fault = None
         return True
 
     def _fail(self, error: OSError) -> None:
@@ -146,6 +165,16 @@ def _read(path: Path) -> Remembered:
 def _worth(snapshot: Snapshot) -> tuple[object, ...]:
     """Return what is to be remembered of the tenant, empty for nothing."""
     return () if snapshot.gone else worth_remembering(snapshot)
+
+
+def _prepare(directory: Path) -> bool:
+    """Make the directory where it is missing, try to make a file in it, and tell whether it was missing."""
+    is_new = not directory.is_dir()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=directory, prefix=_UNFINISHED)
+    os.close(descriptor)
+    os.unlink(name)
+    return is_new
 
 
 def _replace(path: Path, text: str) -> None:
