@@ -5,14 +5,16 @@ never stops serving; what cannot be written is tried again.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from jwks_server.core.errors import KeyFileError, TenantNameError
+from jwks_server.core.lifecycle import Owed, key_identity
 from jwks_server.core.memory import from_text, to_text, worth_remembering
 from jwks_server.core.snapshot import Remembered, Snapshot
 from jwks_server.core.tenant import TenantName, tenant_name
@@ -23,6 +25,7 @@ _FOLDER = "owed"
 _UNFINISHED = ".new-"
 _MAX_BYTES = 64 << 20
 _AGAIN_SECONDS = 5.0
+_LONGEST_WAIT_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +42,9 @@ class Memory:
         self._waiting: dict[TenantName, Snapshot] = {}
         self._noted: dict[TenantName, Snapshot] = {}
         self._written: dict[TenantName, tuple[object, ...] | None] = {}
+        self._known: dict[TenantName, frozenset[object]] = {}
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._has_warned = False
 
     def recall(self) -> Mapping[TenantName, Remembered]:
@@ -60,6 +65,7 @@ class Memory:
                 tenant = tenant_name(path.name)
                 remembered[tenant] = _read(path)
                 self._written[tenant] = None
+                self._known[tenant] = _identities(remembered[tenant].keys)
             except (OSError, KeyFileError, TenantNameError) as error:
                 _log.error(
                     "memory of removed keys not used; keys that were owed from before the start may be missing",
@@ -68,6 +74,21 @@ class Memory:
                 with suppress(OSError):
                     path.rename(path.with_name(f".damaged-{path.name[:200]}"))
         return remembered
+
+    async def secure(self, snapshot: Snapshot) -> None:
+        """Write keys that are new before they are published, so that no crash loses one that somebody has seen.
+
+        A directory that fails or takes its time does not hold them back.
+        """
+        keys = _identities(_owed(snapshot))
+        if self._directory is None or self.fault is not None or keys <= self._known.get(snapshot.tenant, frozenset()):
+            return
+        self.note(snapshot)
+        done, _ = await asyncio.wait(
+            {asyncio.ensure_future(self._write(snapshot.tenant))}, timeout=_LONGEST_WAIT_SECONDS
+        )
+        if not done:
+            self._fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
     def note(self, snapshot: Snapshot) -> None:
         """Take in a snapshot that was published; the writing follows."""
@@ -126,27 +147,32 @@ class Memory:
 
     async def _write(self, tenant: TenantName) -> bool:
         assert self._directory is not None  # noqa: S101 - nothing waits without one
-        snapshot = self._waiting.pop(tenant)
-        worth = _worth(snapshot)
-        path = self._directory / tenant
-        try:
-            if not worth:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
-                self._written.pop(tenant, None)
-            else:
-                await asyncio.to_thread(_replace, path, to_text(snapshot, clock.now()))
-                self._written[tenant] = worth
-        except OSError as error:
-            self._waiting.setdefault(tenant, snapshot)
-            self._fail(error)
-            return False
-        return True
+        async with self._writing:
+            snapshot = self._waiting.pop(tenant, None)
+            if snapshot is None:
+                return True
+            worth = _worth(snapshot)
+            path = self._directory / tenant
+            try:
+                if not worth:
+                    await asyncio.to_thread(path.unlink, missing_ok=True)
+                    self._written.pop(tenant, None)
+                else:
+                    await asyncio.to_thread(_replace, path, to_text(snapshot, clock.now()))
+                    self._written[tenant] = worth
+            except OSError as error:
+                self._waiting.setdefault(tenant, snapshot)
+                self._fail(error)
+                return False
+            self._known[tenant] = _identities(_owed(snapshot))
+            return True
 
     def _fail(self, error: OSError) -> None:
         reason = f"state directory {self._directory} cannot be used: {error.strerror}"
         if self.fault != reason:
             _log.error("removed keys are not remembered across a restart", extra=fields(reason=reason))
         self.fault = reason
+        self._wake.set()
 
 
 def recall_tenant(state_directory: Path, tenant: TenantName) -> Remembered | None:
@@ -165,6 +191,14 @@ def _read(path: Path) -> Remembered:
 def _worth(snapshot: Snapshot) -> tuple[object, ...]:
     """Return what is to be remembered of the tenant, empty for nothing."""
     return () if snapshot.gone else worth_remembering(snapshot)
+
+
+def _owed(snapshot: Snapshot) -> Iterable[Owed]:
+    return (owed for owed in _worth(snapshot) if isinstance(owed, Owed))
+
+
+def _identities(owed: Iterable[Owed]) -> frozenset[object]:
+    return frozenset(key_identity(debt.key) for debt in owed)
 
 
 def _prepare(directory: Path) -> bool:

@@ -7,7 +7,7 @@ comes twice, late or for nothing does no harm.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, overload
 
@@ -71,7 +71,8 @@ class Reconciler:
     """Keeps the store equal to the tree. All methods belong to the event loop.
 
     `root` is the (device, inode) of the tree that is believed; what was read below another one is not published.
-    `on_root_doubt` is told when a load saw another root or none, `on_change` each snapshot after it was published.
+    `on_root_doubt` is told when a load saw another root or none, `before_change` each snapshot before it is published
+    and `on_change` after.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Reconciler:
         store: Store,
         loader: Loader,
         *,
+        before_change: Callable[[Snapshot], Awaitable[None]] | None = None,
         on_change: Callable[[Snapshot], None] = lambda _snapshot: None,
     ) -> None:
         self.root: tuple[int, int] | None = None
         self.on_root_doubt: Callable[[], None] = lambda: None
         self.loads = 0
         self.swaps = 0
+        self._before_change = before_change
         self._on_change = on_change
         self._source = source
         self._store = store
@@ -246,7 +249,10 @@ class Reconciler:
             while slot.again:
                 slot.again = False
                 try:
-                    self._accept(tenant, slot, await self._read(tenant, slot, deadly))
+                    loaded = await self._read(tenant, slot, deadly)
+                    if self._before_change is not None and loaded.root == self.root:
+                        await self._before_change(loaded.snapshot)
+                    self._accept(tenant, slot, loaded)
                 except ReaderDiedError as error:
                     _log.error("reader lost", extra=fields(tenant=tenant, file=error.file_name, reason=error))
                     if error.file_name is None or error.file_name in deadly:

@@ -61,7 +61,7 @@ async def _serve(settings: Settings) -> None:
         await workers.start()
         memory = Memory(settings.state_dir)
         stack.push_async_callback(memory.flush)
-        reconciler = Reconciler(settings.source, store, workers, on_change=memory.note)
+        reconciler = Reconciler(settings.source, store, workers, before_change=memory.secure, on_change=memory.note)
         stack.push_async_callback(reconciler.close)
         supervisor = Supervisor(settings.source, reconciler, workers, on_clock_jump=memory.doubt)
         stack.push_async_callback(supervisor.close)
