@@ -1,0 +1,366 @@
+import http.client
+import json
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from support.certificates import certificate, der, pem, private_key, replace_file
+from support.server import Answer, Server, wait_until
+
+from jwks_server.core.kid import hexified
+
+TENANT = "foo.com"
+GRACE = ("--removal-grace", "1h")
+
+
+def kid(item: x509.Certificate) -> str:
+    return f"{hexified(sha256(der(item)).digest())}_ES256"
+
+
+CERTIFICATES = [certificate(private_key("P-256", number), str(number)) for number in range(4)]
+A, B = CERTIFICATES[:2]
+KID_A, KID_B = kid(A), kid(B)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Name a state directory that the server makes."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def folder(keystores: Path) -> Path:
+    """Make a tenant's folder with the certificates A and B."""
+    made = keystores / TENANT
+    made.mkdir()
+    (made / "a.pem").write_bytes(pem(A))
+    (made / "b.pem").write_bytes(pem(B))
+    return made
+
+
+def state_file(state: Path) -> Path:
+    return state / "owed" / TENANT
+
+
+def memory(state: Path) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(state_file(state).read_text())
+    except FileNotFoundError:
+        return {"keys": []}
+
+
+def deadlines(state: Path) -> list[object]:
+    return [key["until"] for key in memory(state)["keys"] if key["until"] is not None]
+
+
+def kill(server: Server) -> None:
+    server.process.kill()
+    server.process.wait()
+
+
+def admin(server: Server, path: str) -> Answer:
+    ports = wait_until(lambda: re.findall(r"admin listening url=http://127.0.0.1:(\d+)", server.log))
+    connection = http.client.HTTPConnection("127.0.0.1", int(ports[0]), timeout=30)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return Answer(response.status, {}, response.read())
+    finally:
+        connection.close()
+
+
+def failing(server: Server) -> bool:
+    return b"\njwks_server_memory_failing 1.0\n" in admin(server, "/metrics").body
+
+
+def revoke(keystores: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jwks_server", "revoke", str(keystores), TENANT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("where", ["flag", "config file", "tenant.toml"])
+def test_a_removed_key_stays_over_a_restart(keystores: Path, folder: Path, state: Path, where: str) -> None:
+    """Wherever the grace is stated, and however often the server is killed."""
+    arguments = ["--state-dir", str(state)]
+    match where:
+        case "flag":
+            arguments += GRACE
+        case "config file":
+            (keystores.parent / "config.toml").write_text(f'removal_grace = "1h"\nstate_dir = "{state}"\n')
+            arguments = ["--config", str(keystores.parent / "config.toml")]
+        case _:
+            (folder / "tenant.toml").write_text('removal_grace = "1h"')
+    with Server(keystores, *arguments) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        (folder / "a.pem").unlink()
+        wait_until(lambda: deadlines(state), "the removal to be remembered")
+        (until,) = deadlines(state)
+        kill(server)
+    for _ in range(2):
+        with Server(keystores, *arguments) as server:
+            server.wait_for_kids(TENANT, {KID_A, KID_B})
+            wait_until(lambda: "all tenants loaded" in server.log)
+            kill(server)
+    (later,) = deadlines(state)
+    drift = datetime.fromisoformat(str(later)) - datetime.fromisoformat(str(until))
+    assert abs(drift) < timedelta(seconds=1), "a restart neither lengthens nor shortens a grace"
+
+
+def test_a_removal_while_the_server_is_down_is_still_owed(keystores: Path, folder: Path, state: Path) -> None:
+    """For the whole grace from the start on."""
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        wait_until(lambda: len(memory(state)["keys"]) == 2)
+        kill(server)
+    (folder / "a.pem").unlink()
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+
+
+def test_a_kill_at_any_point_loses_no_key_and_leaves_no_half_file(keystores: Path, state: Path) -> None:
+    """A tenant is rotated as fast as its new keys appear; what was published is published after the restart."""
+    folder = keystores / TENANT
+    folder.mkdir()
+    chance, number, published = random.Random(7), 0, set[str]()
+    torn: list[str] = []
+    finished = threading.Event()
+
+    def parse_forever() -> None:
+        while not finished.is_set():
+            try:
+                memory(state)
+            except ValueError as error:
+                torn.append(str(error))
+            time.sleep(0)
+
+    reader = threading.Thread(target=parse_forever)
+    reader.start()
+    try:
+        for _ in range(6):
+            with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+                wait_until(lambda: server.kids(TENANT) is not None)
+                assert published <= set(server.kids(TENANT) or ())
+                killer = threading.Timer(chance.uniform(0.02, 0.3), server.process.kill)
+                killer.start()
+                try:
+                    while True:
+                        number += 1
+                        item = certificate(private_key("P-256", number % 4), str(number))
+                        replace_file(folder / "k.pem", pem(item))
+                        wait_until(lambda: kid(item) in (server.kids(TENANT) or ()))  # noqa: B023 - used at once
+                        published.add(kid(item))
+                except (OSError, http.client.HTTPException):
+                    killer.join()
+                    server.process.wait()
+    finally:
+        finished.set()
+        reader.join()
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        wait_until(lambda: server.kids(TENANT) is not None)
+        assert published <= set(server.kids(TENANT) or ())
+    assert len(published) > 6
+    assert torn == []
+    assert [path.name for path in (state / "owed").iterdir()] == [TENANT], "nothing unfinished is left"
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\xff\x00", b'{"version": 1', b'{"version": 1, "policy": {}, "keys": [{"x5c": []}]}']
+)
+def test_a_corrupt_memory_is_loud_set_aside_and_serves_on(
+    keystores: Path, folder: Path, state: Path, text: bytes
+) -> None:
+    """It costs what only it knew, and the next one is written."""
+    state_file(state).parent.mkdir(parents=True)
+    state_file(state).write_bytes(text)
+    (state / "owed" / ".new-abandoned").write_text("half")
+    (state / "owed" / "No Tenant").write_text("what is this?")
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        lines = [line for line in server.log.splitlines() if "memory of removed keys not used" in line]
+        assert len(lines) == 2
+        assert any(f"file={state_file(state)}" in line for line in lines)
+        assert (state / "owed" / f".damaged-{TENANT}").read_bytes() == text
+        assert not (state / "owed" / ".new-abandoned").exists()
+        wait_until(lambda: len(memory(state)["keys"]) == 2)
+        assert (folder / "a.pem").exists()
+
+
+def put_file(state: Path) -> None:
+    state.write_text("not a directory")
+
+
+def put_loop(state: Path) -> None:
+    state.symlink_to(state)
+
+
+def put_nothing(state: Path) -> None:
+    del state
+
+
+@pytest.mark.parametrize("spoil", [put_file, put_loop, put_nothing])
+def test_a_state_directory_that_goes_is_loud_and_made_good_when_it_can_be(
+    keystores: Path, folder: Path, state: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Serving and rotating go on; afterwards all tenants are remembered again, not only those that changed."""
+    (keystores / "quiet.com").mkdir()
+    (keystores / "quiet.com" / "k.pem").write_bytes(pem(A))
+    with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
+        wait_until(lambda: len(memory(state)["keys"]) == 2 and (state / "owed" / "quiet.com").exists())
+        assert not failing(server)
+        shutil.rmtree(state)
+        spoil(state)
+        replace_file(folder / "a.pem", pem(CERTIFICATES[2]))
+        server.wait_for_kids(TENANT, {KID_A, KID_B, kid(CERTIFICATES[2])})
+        wait_until(lambda: "ERROR removed keys are not remembered across a restart" in server.log)
+        if spoil is not put_nothing:
+            assert failing(server)
+            ready = admin(server, "/readyz")
+            assert (ready.status, ready.json()["status"]) == (200, "degraded")
+            assert "state directory" in ready.json()["degraded"][0]
+            assert server.kids("quiet.com") == [KID_A]
+            state.unlink()
+        wait_until(lambda: "state directory works again" in server.log)
+        assert not failing(server)
+        assert admin(server, "/readyz").json()["status"] == "ready"
+        assert len(memory(state)["keys"]) == 3
+        assert (state / "owed" / "quiet.com").exists()
+        kill(server)
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B, kid(CERTIFICATES[2])})
+
+
+def test_a_state_directory_that_cannot_be_used_at_the_start_is_loud_and_used_later(
+    keystores: Path, folder: Path, state: Path
+) -> None:
+    """Also where no tenant has a grace yet, so that nothing waits to be written."""
+    put_file(state)
+    with Server(keystores, "--state-dir", str(state), "--admin-port", "0") as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        assert "ERROR removed keys are not remembered across a restart" in server.log
+        assert failing(server)
+        state.unlink()
+        wait_until(lambda: not failing(server))
+        (folder / "tenant.toml").write_text('removal_grace = "1h"')
+        wait_until(lambda: len(memory(state)["keys"]) == 2)
+
+
+def test_a_full_state_directory_keeps_the_old_memory_whole(keystores: Path, folder: Path, state: Path) -> None:
+    """What does not fit is loud, leaves no rest behind, and is written when there is room."""
+    many = [certificate(private_key("P-256", number % 4), str(number)) for number in range(60)]
+    with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
+        wait_until(lambda: len(memory(state)["keys"]) == 2)
+        before = state_file(state).read_bytes()
+        limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
+        replace_file(folder / "a.pem", pem(*many))
+        wait_until(lambda: len(server.kids(TENANT) or ()) == 62)
+        wait_until(lambda: failing(server))
+        assert state_file(state).read_bytes() == before
+        assert [path.name for path in (state / "owed").iterdir()] == [TENANT]
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+        wait_until(lambda: not failing(server))
+        wait_until(lambda: len(memory(state)["keys"]) == 62)
+        assert "File too large" in server.log
+
+
+def test_without_a_state_directory_a_grace_ends_with_the_process_and_the_log_says_so(
+    keystores: Path, folder: Path
+) -> None:
+    """One warning, whatever the number of tenants."""
+    (keystores / "bar.com").mkdir()
+    (keystores / "bar.com" / "k.pem").write_bytes(pem(A))
+    with Server(keystores, *GRACE, environment={"STATE_DIRECTORY": ""}) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        wait_until(lambda: "all tenants loaded" in server.log)
+        assert server.log.count("WARNING removal grace without a state directory") == 1
+        (folder / "a.pem").unlink()
+        replace_file(folder / "c.pem", pem(CERTIFICATES[2]))
+        server.wait_for_kids(TENANT, {KID_A, KID_B, kid(CERTIFICATES[2])})
+        kill(server)
+    with Server(keystores, *GRACE, environment={"STATE_DIRECTORY": ""}) as server:
+        server.wait_for_kids(TENANT, {KID_B, kid(CERTIFICATES[2])})
+
+
+@pytest.mark.parametrize("how", ["command", "file"])
+def test_revoked_wins_over_the_grace_and_a_restart(keystores: Path, folder: Path, state: Path, how: str) -> None:
+    """Also for a key that is published by its grace alone, which the command finds in the state directory."""
+    arguments = ("--state-dir", str(state), *GRACE)
+    with Server(keystores, *arguments) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        (folder / "a.pem").unlink()
+        wait_until(lambda: deadlines(state))
+        if how == "command":
+            assert revoke(keystores, KID_A, *GRACE).returncode == 2, "without the state directory nobody knows it"
+            assert revoke(keystores, KID_A, *arguments).returncode == 0
+        else:
+            (folder / "revoked").write_text(f"# stolen\n{KID_A}\n")
+        server.wait_for_kids(TENANT, {KID_B})
+        wait_until(lambda: len(memory(state)["keys"]) == 1)
+        kill(server)
+    with Server(keystores, *arguments) as server:
+        server.wait_for_kids(TENANT, {KID_B})
+        renewed = certificate(private_key("P-256", 0), "renewed")
+        (folder / "again.pem").write_bytes(pem(renewed if how == "command" else A))
+        wait_until(lambda: "file=again.pem" in server.log)
+        assert server.kids(TENANT) == [KID_B]
+
+
+def test_a_removed_tenant_is_served_to_the_end_of_its_own_grace_and_then_404(
+    keystores: Path, folder: Path, state: Path
+) -> None:
+    """Its policy lay in the folder that is gone, and holds over a restart; then nothing is left of it."""
+    (folder / "tenant.toml").write_text('removal_grace = "1h"\nmax_age = 7')
+    with Server(keystores, "--state-dir", str(state)) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        shutil.rmtree(folder)
+        wait_until(lambda: len(deadlines(state)) == 2)
+        assert server.tenant(TENANT).status == 200
+        kill(server)
+    with Server(keystores, "--state-dir", str(state)) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        assert server.tenant(TENANT).headers["cache-control"] == "public, max-age=7"
+        wait_until(lambda: "all tenants loaded" in server.log)
+        kill(server)
+    shortened = memory(state)
+    for key in shortened["keys"]:
+        key["until"] = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    state_file(state).write_text(json.dumps(shortened))
+    with Server(keystores, "--state-dir", str(state)) as server:
+        wait_until(lambda: server.tenant(TENANT).status == 404, "the end of the grace")
+        wait_until(lambda: not state_file(state).exists(), "the state to be deleted")
+        kill(server)
+    with Server(keystores, "--state-dir", str(state)) as server:
+        assert server.tenant(TENANT).status == 404
+
+
+def test_a_lowered_grace_takes_effect_and_its_state_is_deleted(keystores: Path, folder: Path, state: Path) -> None:
+    """While the server runs, and where it was lowered while the server was down."""
+    policy = folder / "tenant.toml"
+    policy.write_text('removal_grace = "1h"')
+    with Server(keystores, "--state-dir", str(state)) as server:
+        server.wait_for_kids(TENANT, {KID_A, KID_B})
+        (folder / "a.pem").unlink()
+        wait_until(lambda: deadlines(state))
+        replace_file(policy, b'removal_grace = "0s"')
+        server.wait_for_kids(TENANT, {KID_B})
+        wait_until(lambda: not state_file(state).exists())
+        replace_file(policy, b'removal_grace = "1h"')
+        wait_until(lambda: len(memory(state)["keys"]) == 1)
+        (folder / "b.pem").unlink()
+        wait_until(lambda: deadlines(state))
+        kill(server)
+    policy.unlink()
+    with Server(keystores, "--state-dir", str(state)) as server:
+        server.wait_for_kids(TENANT, set())
+        wait_until(lambda: not state_file(state).exists())
