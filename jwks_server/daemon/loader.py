@@ -24,6 +24,9 @@ from jwks_server.daemon.passwords import PasswordSources
 
 _READ_ROUNDS = 3
 
+Reading = Callable[[str, bytes], None]
+"""Is told the name and the stamp of each file before its content is parsed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -42,8 +45,8 @@ class Source:
 class LoadJob:
     """Read and build one tenant.
 
-    `device` is the one its folder was on; `deadly` are the files that ended their reader, with what to say of them;
-    with `afresh`, content that failed before is tried again.
+    `device` is the one its folder was on; `deadly` are the files that ended their reader, by name and
+    stamp, with what to say of them; with `afresh`, content that failed before is tried again.
     """
 
     source: Source
@@ -51,7 +54,7 @@ class LoadJob:
     previous: Snapshot | None = None
     device: int | None = None
     remembered: Remembered | None = None
-    deadly: Mapping[str, str] = field(default_factory=dict)
+    deadly: Mapping[tuple[str, bytes], str] = field(default_factory=dict)
     afresh: bool = False
 
 
@@ -85,10 +88,10 @@ class Survey:
     signatures: Mapping[TenantName, bytes | None]
 
 
-def load(job: LoadJob, reading: Callable[[str], None] = lambda _: None) -> Loaded:
+def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
     """Return the tenant's snapshot; raise RootUnavailableError where the tree itself cannot be read.
 
-    `reading` is told the name of each file before its content is parsed.
+    `reading` is told of each file before its content is parsed.
     """
     with opened_root(job.source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)
@@ -135,7 +138,7 @@ def _open_folder(tenant: TenantName, root: int) -> int:
     return os.open(tenant, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY, dir_fd=root)
 
 
-def _folder(job: LoadJob, root: int, reading: Callable[[str], None]) -> tuple[Folder, FolderView | None]:
+def _folder(job: LoadJob, root: int, reading: Reading) -> tuple[Folder, FolderView | None]:
     """Return the folder's content and how it looked, or why it could not be read."""
     try:
         descriptor = _open_folder(job.tenant, root)
@@ -166,7 +169,7 @@ def _is_absent(error: OSError, tenant: TenantName, root: int) -> bool:
     return False
 
 
-def _opened_folder(job: LoadJob, descriptor: int, reading: Callable[[str], None]) -> tuple[Folder, FolderView]:
+def _opened_folder(job: LoadJob, descriptor: int, reading: Reading) -> tuple[Folder, FolderView]:
     """Read until the folder looked the same before and after, or leave its signature open."""
     facts = job.source.passwords.facts(job.tenant)
     seen = view(descriptor, facts, exact_times=job.source.exact_times)
@@ -182,7 +185,7 @@ def _opened_folder(job: LoadJob, descriptor: int, reading: Callable[[str], None]
 
 
 def _read_folder(
-    job: LoadJob, descriptor: int, seen: FolderView, facts: tuple[object, ...], reading: Callable[[str], None]
+    job: LoadJob, descriptor: int, seen: FolderView, facts: tuple[object, ...], reading: Reading
 ) -> Folder:
     last = {file.name: file for file in job.previous.files} if job.previous else {}
     files = []
@@ -204,7 +207,7 @@ def _key_file(  # noqa: PLR0913, PLR0917 - one file of one job, and what is know
     descriptor: int,
     last: KeyFile | None,
     facts: tuple[object, ...],
-    reading: Callable[[str], None],
+    reading: Reading,
 ) -> KeyFile:
     """Return the file's keys; content that was read before is not parsed again."""
     if not name.isprintable():
@@ -218,12 +221,12 @@ def _key_file(  # noqa: PLR0913, PLR0917 - one file of one job, and what is know
     try:
         recognised = recognise(data)
         container = recognised.value
-        if name not in job.deadly:
+        if (name, stamp) not in job.deadly:
             find = job.source.passwords.find
             password = find(job.tenant, name, descriptor) if needs_password(recognised) else None
-            reading(name)
+            reading(name, stamp)
             return read_key_file(name, stamp, data, password)
-        fault = job.deadly[name]
+        fault = job.deadly[name, stamp]
     except PrivateKeyOnlyError as error:
         if last is None or not last.keys:
             return KeyFile(name, stamp, container, (), notices=(str(error),))

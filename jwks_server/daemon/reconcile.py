@@ -243,7 +243,7 @@ class Reconciler:
 
     async def _load(self, tenant: TenantName, slot: _Slot) -> None:
         """Load until no further hint came meanwhile. The one place that survives any failure of a rebuild."""
-        deadly: dict[str, str] = {}
+        deadly: dict[tuple[str, bytes], str] = {}
         try:
             slot.again = True
             while slot.again:
@@ -254,11 +254,12 @@ class Reconciler:
                         await self._before_change(loaded.snapshot)
                     self._accept(tenant, slot, loaded)
                 except ReaderDiedError as error:
-                    _log.error("reader lost", extra=fields(tenant=tenant, file=error.file_name, reason=error))
-                    if error.file_name is None or error.file_name in deadly:
+                    file = error.reading
+                    _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.file_name, reason=error))
+                    if file is None or (file.file_name, file.stamp) in deadly:
                         self._later(tenant, slot)
                     else:
-                        deadly[error.file_name] = str(error)
+                        deadly[file.file_name, file.stamp] = str(error)
                         slot.again = True
                 except RootUnavailableError:
                     self.on_root_doubt()
@@ -272,7 +273,7 @@ class Reconciler:
         finally:
             slot.task = None
 
-    async def _read(self, tenant: TenantName, slot: _Slot, deadly: Mapping[str, str]) -> Loaded:
+    async def _read(self, tenant: TenantName, slot: _Slot, deadly: Mapping[tuple[str, bytes], str]) -> Loaded:
         afresh, slot.afresh = slot.afresh, False
         urgency, slot.urgency = slot.urgency, ROUTINE
         slot.read_at = time.monotonic()

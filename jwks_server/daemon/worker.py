@@ -28,6 +28,7 @@ class Reading:
     """Said before the content of a file is parsed, so that the parent knows which one ended us."""
 
     file_name: str
+    stamp: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ HEADER_BYTES = _LENGTH.size
 
 
 def main() -> None:
-    """Answer jobs until the parent closes our input."""
+    """Answer jobs until the parent closes our input; the first argument is how many seconds a file may take."""
+    file_seconds = float(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -68,13 +70,13 @@ def main() -> None:
 
     while len(header := jobs.read(HEADER_BYTES)) == HEADER_BYTES:
         job = pickle.loads(jobs.read(frame_length(header)))  # noqa: S301 - our parent wrote it
-        send(_done(job, send))
+        send(_done(job, send, file_seconds))
 
 
-def _done(job: LoadJob | SurveyJob, send: Callable[[object], None]) -> Loaded | Survey | Failed:
-    def reading(file_name: str) -> None:
-        signal.alarm(FILE_SECONDS)
-        send(Reading(file_name))
+def _done(job: LoadJob | SurveyJob, send: Callable[[object], None], file_seconds: float) -> Loaded | Survey | Failed:
+    def reading(file_name: str, stamp: bytes) -> None:
+        signal.setitimer(signal.ITIMER_REAL, file_seconds)
+        send(Reading(file_name, stamp))
 
     try:
         return load(job, reading) if isinstance(job, LoadJob) else survey(job)
@@ -83,4 +85,4 @@ def _done(job: LoadJob | SurveyJob, send: Callable[[object], None]) -> Loaded | 
     except Exception as error:  # noqa: BLE001 - a bug of ours: the parent logs it, and the tenant stays as it is
         return Failed(error)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)

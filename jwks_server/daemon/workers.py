@@ -9,6 +9,7 @@ import heapq
 import itertools
 import logging
 import pickle
+import signal
 import sys
 from collections import deque
 from contextlib import suppress
@@ -29,18 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class ReaderDiedError(LoaderError):
-    """A worker died or hung; `file_name` is the file it was reading, where it was reading one."""
+    """A worker died or hung; `reading` is what it was reading, where it was reading a file."""
 
-    def __init__(self, text: str, file_name: str | None) -> None:
+    def __init__(self, text: str, reading: Reading | None) -> None:
         super().__init__(text)
-        self.file_name = file_name
+        self.reading = reading
 
 
 class Workers:
     """A fixed number of reader processes, and the jobs that wait for one, the urgent first."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, file_seconds: float = FILE_SECONDS) -> None:
         self._count = count
+        self._file_seconds = file_seconds
         self._processes: set[asyncio.subprocess.Process] = set()
         self._idle: deque[asyncio.subprocess.Process] = deque()
         self._waiting: list[tuple[int, int, asyncio.Future[asyncio.subprocess.Process]]] = []
@@ -95,8 +97,8 @@ class Workers:
     async def _ask(self, worker: asyncio.subprocess.Process, job: LoadJob | SurveyJob) -> Loaded | Survey | Failed:
         assert worker.stdin is not None  # noqa: S101 - made with pipes
         assert worker.stdout is not None  # noqa: S101
-        patience = _SURVEY_SECONDS if isinstance(job, SurveyJob) else FILE_SECONDS + _GRACE_SECONDS
-        file_name = None
+        patience = _SURVEY_SECONDS if isinstance(job, SurveyJob) else self._file_seconds + _GRACE_SECONDS
+        reading = None
         try:
             worker.stdin.write(framed(job))
             while True:
@@ -108,14 +110,14 @@ class Workers:
                 if not isinstance(message, Reading):
                     answer: Loaded | Survey | Failed = message
                     return answer
-                file_name = message.file_name
+                reading = message
         except TimeoutError:
-            raise ReaderDiedError(f"reading it took more than {FILE_SECONDS} seconds", file_name) from None
+            raise ReaderDiedError(self._too_slow, reading) from None
         except (asyncio.IncompleteReadError, OSError, RuntimeError):  # RuntimeError: uvloop's for a closed pipe
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_SECONDS):
                     await worker.wait()
-            raise ReaderDiedError(_how_it_died(worker.returncode), file_name) from None
+            raise ReaderDiedError(self._how_it_died(worker.returncode), reading) from None
 
     def hurry(self, job: LoadJob) -> bool:
         """Move a job before the routine ones and return True, or False where it does not wait any more."""
@@ -174,6 +176,7 @@ class Workers:
             "-P",  # a module in the folder that the server was started in is none of ours
             "-c",
             "from jwks_server.daemon.worker import main; main()",
+            str(self._file_seconds),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -190,8 +193,11 @@ class Workers:
             self._idle.remove(worker)
             self._replace(worker)
 
+    def _how_it_died(self, returncode: int | None) -> str:
+        if returncode == -signal.SIGALRM:  # the worker's own limit
+            return self._too_slow
+        return f"its reader died (exit status {returncode})"
 
-def _how_it_died(returncode: int | None) -> str:
-    if returncode is not None and -returncode == 14:  # noqa: PLR2004 - SIGALRM, the worker's own limit
-        return f"reading it took more than {FILE_SECONDS} seconds"
-    return f"its reader died (exit status {returncode})"
+    @property
+    def _too_slow(self) -> str:
+        return f"reading it took more than {self._file_seconds:g} seconds"
