@@ -233,6 +233,8 @@ def _key_file(  # noqa: PLR0913, PLR0917 - one file of one job, and what is know
         fault = str(error)
     except KeyFileError as error:
         fault = str(error)
+    except Exception as error:  # noqa: BLE001 - a bug of ours or of a library: it is this file's alone
+        fault = f"its reader failed: {error!r}: a bug, send the file to the developers"
     return faulty_key_file(name, fault, last, stamp=stamp, container=container)
 
 
