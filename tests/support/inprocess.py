@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import overload
 
 from jwks_server.core.policy import Policy
+from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob, load, survey
 from jwks_server.daemon.reconcile import Loader, Reconciler
@@ -70,6 +71,12 @@ class World:
     async def wait_for(self, tenant: str, kids: set[str] | None) -> None:
         """Wait until the tenant publishes exactly these, or is unknown."""
         await eventually(lambda: self.kids(tenant) == kids, f"{tenant}: {kids}, not {self.kids(tenant)}")
+
+    def faults(self, tenant: str) -> dict[str | None, str]:
+        """Return what is wrong with the tenant, by file; None stands for its folder."""
+        snapshot = self.store.get(tenant)
+        problems = snapshot.problems if snapshot else ()
+        return {problem.file_name: problem.text for problem in problems if problem.level is Level.FAULT}
 
 
 @asynccontextmanager
