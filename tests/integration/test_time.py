@@ -1,0 +1,208 @@
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from cryptography import x509
+from support.certificates import certificate, pem, private_key
+from support.inprocess import World, eventually, followed
+
+from jwks_server.core.lifecycle import Moment
+from jwks_server.core.policy import OutOfValidity, Policy
+from jwks_server.core.tenant import TenantName
+from jwks_server.daemon import clock, supervise
+from jwks_server.daemon.http import PublicHandler
+
+TENANT = TenantName("a.com")
+HIDE = Policy(not_yet_valid=OutOfValidity.HIDE, expired=OutOfValidity.HIDE, max_age=3600)
+
+
+class Clock:
+    """Both clocks, each as far ahead of the real one as a test wants."""
+
+    def __init__(self) -> None:
+        self.wall_ahead = 0.0
+        self.steady_ahead = 0.0
+
+    def now(self) -> Moment:
+        """Stand in for `clock.now`."""
+        return Moment(datetime.now(UTC) + timedelta(seconds=self.wall_ahead), time.monotonic() + self.steady_ahead)
+
+    def wall_offset(self) -> float:
+        """Stand in for `clock.wall_offset`."""
+        return time.time() + self.wall_ahead - time.monotonic()
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Put clocks that a test may move in the place of the real ones; readers are threads of this process."""
+    made = Clock()
+    monkeypatch.setattr(clock, "now", made.now)
+    monkeypatch.setattr(clock, "wall_offset", made.wall_offset)
+    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.05)
+    return made
+
+
+def valid(begins: float, ends: float) -> x509.Certificate:
+    """Return a certificate valid so many seconds from now."""
+    second = datetime.now(UTC).replace(microsecond=0)
+    begin, end = (second + timedelta(seconds=seconds) for seconds in (begins, ends))
+    return certificate(private_key("P-256", 1), not_before=begin, not_after=end)
+
+
+def put(keystores: Path, item: x509.Certificate) -> Path:
+    folder = keystores / TENANT
+    folder.mkdir(exist_ok=True)
+    (folder / "k.pem").write_bytes(pem(item))
+    return folder
+
+
+async def settled(world: World) -> None:
+    """Wait until no event or first comparison is outstanding, so that only time can change something."""
+    await eventually(lambda: not world.reconciler.uncertain)
+
+
+async def max_age(world: World) -> int:
+    handler = PublicHandler(
+        super_tenant=TENANT,
+        ready=world.store.get,
+        first_load=world.reconciler.first_load,
+        expects=world.reconciler.expects,
+        media_type="application/json",
+    )
+    answer = await handler(make_mocked_request("GET", f"/t/{TENANT}/oauth2/jwks"))
+    assert isinstance(answer, web.Response)
+    return int(answer.headers["Cache-Control"].removeprefix("public, max-age="))
+
+
+async def test_a_certificate_appears_and_disappears_on_time_without_any_event(keystores: Path, clocks: Clock) -> None:
+    """With both ends hidden; no file is touched and no clock jumps."""
+    del clocks
+    put(keystores, valid(3, 5))
+    seen = []
+    async with followed(keystores, HIDE) as world:
+        assert world.kids(TENANT) == set()
+        await eventually(lambda: world.kids(TENANT) != set(), "the key to appear")
+        seen.append(datetime.now(UTC))
+        await eventually(lambda: world.kids(TENANT) == set(), "the key to go")
+        seen.append(datetime.now(UTC))
+        assert world.supervisor.missed == 0
+    item = x509.load_pem_x509_certificate((keystores / TENANT / "k.pem").read_bytes())
+    assert item.not_valid_before_utc <= seen[0]
+    assert item.not_valid_after_utc < seen[1]
+
+
+async def test_max_age_ends_with_the_next_change_by_itself(keystores: Path, clocks: Clock) -> None:
+    """By validity on the wall clock and by a grace on the steady one; else it is the policy's."""
+    folder = put(keystores, valid(-100, 1000))
+    async with followed(keystores, HIDE) as world:
+        assert 900 < await max_age(world) <= 1000
+        clocks.wall_ahead = 700
+        assert 200 < await max_age(world) <= 300
+    clocks.wall_ahead = 0
+    async with followed(keystores, Policy(max_age=3600, removal_grace=600)) as world:
+        assert await max_age(world) == 3600
+        (folder / "k.pem").unlink()
+        await eventually(lambda: any(snapshot.owed for snapshot in world.store))
+        assert 500 < await max_age(world) <= 600
+        clocks.steady_ahead = 400
+        assert 100 < await max_age(world) <= 200
+
+
+async def test_a_grace_ends_on_time_without_any_event(keystores: Path, clocks: Clock) -> None:
+    """Not before, and the removed tenant goes with its last key."""
+    folder = put(keystores, valid(-100, 1000))
+    async with followed(keystores, Policy(removal_grace=2)) as world:
+        await settled(world)
+        (folder / "k.pem").unlink()
+        folder.rmdir()
+        await eventually(lambda: any(snapshot.owed for snapshot in world.store))
+        snapshot = world.store.get(TENANT)
+        assert snapshot is not None
+        due = snapshot.next_change.steady
+        assert due is not None
+        await eventually(lambda: world.kids(TENANT) is None)
+        assert clocks.now().steady >= due
+
+
+@pytest.mark.parametrize("seconds", [-40_000_000, 40_000_000])
+async def test_a_jump_of_the_wall_clock_cuts_no_grace_short(
+    keystores: Path, clocks: Clock, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forwards or backwards by more than a year: the jump is noticed, the deadline stays."""
+    folder = put(keystores, valid(-100, 1000))
+    async with followed(keystores, Policy(removal_grace=600)) as world:
+        await settled(world)
+        (folder / "k.pem").unlink()
+        await eventually(lambda: any(snapshot.owed for snapshot in world.store))
+        await settled(world)
+        before = world.store.get(TENANT)
+        clocks.wall_ahead = seconds
+        await eventually(lambda: "the wall clock jumped" in caplog.text)
+        await eventually(lambda: world.store.get(TENANT) is not before, "the tenant to be built again")
+        after = world.store.get(TENANT)
+        assert before is not None
+        assert after is not None
+        assert after.published == before.published
+        assert [owed.until for owed in after.owed] == [owed.until for owed in before.owed]
+        clocks.steady_ahead = 601
+        world.reconciler.hint(TENANT)
+        await eventually(lambda: world.kids(TENANT) == set())
+
+
+async def test_validity_is_looked_at_again_when_the_wall_clock_jumps(keystores: Path, clocks: Clock) -> None:
+    """Forwards into the validity and beyond, and back again, long before any timer is due."""
+    put(keystores, valid(5000, 9000))
+    async with followed(keystores, HIDE) as world:
+        await settled(world)
+        for ahead, is_published in (
+            (6000, True),
+            (10_000, False),
+            (6000, True),
+            (0, False),
+            (10_000, False),
+            (0, False),
+        ):
+            before = world.store.get(TENANT)
+            clocks.wall_ahead = ahead
+            await eventually(lambda: world.store.get(TENANT) is not before)  # noqa: B023 - used at once
+            await eventually(lambda: bool(world.kids(TENANT)) is is_published)  # noqa: B023 - used at once
+
+
+async def test_a_jump_back_shows_again_that_a_certificate_is_not_expired(keystores: Path, clocks: Clock) -> None:
+    """What is only warned of follows the clock too."""
+    put(keystores, valid(-100, 1000))
+    async with followed(keystores, Policy()) as world:
+        await settled(world)
+
+        def warned() -> bool:
+            return any("expired on" in problem.text for snapshot in world.store for problem in snapshot.problems)
+
+        assert not warned()
+        clocks.wall_ahead = 2000
+        await eventually(warned)
+        clocks.wall_ahead = 0
+        await eventually(lambda: not warned())
+
+
+async def test_an_owed_tenant_that_went_file_by_file_is_not_read_again_and_again(
+    keystores: Path, clocks: Clock
+) -> None:
+    """Its policy was missing when its folder was: nothing is due before the grace ends."""
+    del clocks
+    folder = put(keystores, valid(-100, 1000))
+    (folder / "tenant.toml").write_text("removal_grace = 600")
+    async with followed(keystores) as world:
+        await settled(world)
+        (folder / "tenant.toml").unlink()
+        (folder / "k.pem").unlink()
+        await eventually(lambda: any(s.policy.missing_since is not None or not s.present for s in world.store))
+        folder.rmdir()
+        await eventually(lambda: all(not snapshot.present for snapshot in world.store) or not world.store.tenants())
+        await settled(world)
+        loads = world.loader.loads[TENANT]
+        surveys = world.loader.surveys
+        await eventually(lambda: world.loader.surveys > surveys)
+        assert world.loader.loads[TENANT] - loads <= 3
