@@ -130,7 +130,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """Return one of the server's numbers."""
-        match = re.search(rf"^jwks_server_{name} (\S+)$", self.admin("/metrics").body.decode(), re.MULTILINE)
+        match = re.search(rf"^jwks_server_{name}(?:_total)? (\S+)$", self.admin("/metrics").body.decode(), re.MULTILINE)
         assert match, name
         return float(match[1])
 

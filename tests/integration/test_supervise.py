@@ -1,0 +1,278 @@
+import mmap
+import shutil
+from pathlib import Path
+
+import pytest
+from support.certificates import replace_file, sample
+from support.inprocess import CountingLoader, eventually, followed
+from support.namespaces import inside, with_limit, with_mounts, without_override
+from support.server import Server, wait_until
+
+from jwks_server.core.errors import RootUnavailableError
+from jwks_server.daemon import reconcile, supervise
+from jwks_server.daemon.keystore import list_root
+
+(A, KID_A), (B, KID_B) = sample(1), sample(2)
+TENANTS = ("a.com", "b.com", "c.com", "d.com")
+
+
+@pytest.fixture
+def tree(keystores: Path) -> Path:
+    """Make some tenants with a key each."""
+    for tenant in TENANTS:
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(A)
+    return keystores
+
+
+@pytest.fixture
+def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare every tenth of a second instead of every second."""
+    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(supervise, "PAUSE", (1, 0.1, 0.1))
+
+
+def rotate_all(server: Server, tree: Path) -> None:
+    """Change every tenant, and wait until each change is published."""
+    for content, kid in ((B, KID_B), (A, KID_A)):
+        for tenant in TENANTS:
+            replace_file(tree / tenant / "k.pem", content)
+        for tenant in TENANTS:
+            server.wait_for_kids(tenant, {kid})
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "fault"),
+    [
+        ("max_inotify_watches", 0, "the tree cannot be watched: inotify watch limit reached"),
+        ("max_inotify_watches", 2, "inotify watch limit reached"),
+        ("max_inotify_instances", 0, "the tree cannot be watched: inotify instance limit reached"),
+    ],
+)
+def test_a_limit_of_the_kernel_is_said_and_comparing_takes_over(tree: Path, limit: str, value: int, fault: str) -> None:
+    """Every change is published; when the limit is raised the watch is built by itself."""
+    with Server(tree, "--admin-port", "0", launcher=with_limit(limit, value)) as server:
+        wait_until(lambda: fault in server.degraded, "the fault")
+        assert server.metric("comparing") == 1
+        wait_until(lambda: fault in server.log, "the fault in the log")
+        replace_file(tree / "d.com" / "k.pem", B)
+        server.wait_for_kids("d.com", {KID_B})
+        wait_until(lambda: server.admin("/readyz").status == 200, "ready, if degraded")
+        inside(server.process.pid, f"echo 100 > /proc/sys/user/{limit}")
+        wait_until(lambda: server.metric("comparing") == 0, "the watch")
+        assert not server.degraded
+        rotate_all(server, tree)
+
+
+def test_an_unreadable_folder_is_a_fault_until_its_mode_changes(tree: Path) -> None:
+    """It keeps what it gave, hides no other tenant's changes, and is watched again afterwards."""
+    with Server(tree, "--admin-port", "0", launcher=without_override()) as server:
+        server.wait_for_kids("a.com", {KID_A})
+        (tree / "a.com").chmod(0)
+        (tree / "never.com").mkdir(mode=0)
+        try:
+            wait_until(lambda: server.tenant("never.com").status == 503, "a tenant that was never read")
+            wait_until(lambda: "folders are watched: make all of them readable" in server.degraded, "the fault")
+            assert server.kids("a.com") == [KID_A]
+            assert "tenant=a.com" in server.log
+            replace_file(tree / "b.com" / "k.pem", B)
+            server.wait_for_kids("b.com", {KID_B})
+        finally:
+            (tree / "never.com").chmod(0o755)
+            (tree / "a.com").chmod(0o755)
+        wait_until(lambda: server.kids("never.com") == [], "the empty tenant")
+        wait_until(lambda: not server.degraded, "the watch")
+        rotate_all(server, tree)
+
+
+def test_an_unreadable_root_keeps_everything(tree: Path) -> None:
+    """Readiness and the log say so, and it comes back by itself."""
+    with Server(tree, "--admin-port", "0", launcher=without_override()) as server:
+        server.wait_for_kids("a.com", {KID_A})
+        tree.chmod(0)
+        try:
+            wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
+            assert "Permission denied" in str(server.admin("/readyz").json()["reasons"])
+            assert "keystores folder lost" in server.log
+            assert all(server.kids(tenant) == [KID_A] for tenant in TENANTS)
+        finally:
+            tree.chmod(0o755)
+        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        rotate_all(server, tree)
+
+
+def test_a_root_that_is_removed_or_swapped_keeps_everything_until_another_has_tenants(tree: Path) -> None:
+    """An empty folder in its place is what an unmount leaves; only one with tenants is believed."""
+    away = tree.parent / "away"
+    with Server(tree, "--admin-port", "0") as server:
+        for tenant in TENANTS:
+            server.wait_for_kids(tenant, {KID_A})
+        tree.rename(away)
+        wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
+        assert server.metric("root_lost") == 1
+        tree.mkdir()
+        wait_until(lambda: "another one than before and empty" in server.log, "the empty root to be refused")
+        assert all(server.kids(tenant) == [KID_A] for tenant in TENANTS)
+        tree.rmdir()
+        shutil.copytree(away, tree)
+        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        rotate_all(server, tree)
+        shutil.rmtree(tree / "a.com")
+        wait_until(lambda: server.tenant("a.com").status == 404, "a tenant that is removed while the root is fine")
+        # swapped in one moment: no event tells
+        tree.rename(tree.parent / "older")
+        away.rename(tree)
+        server.wait_for_kids("a.com", {KID_A})
+        wait_until(lambda: not server.degraded, "the watch")
+        rotate_all(server, tree)
+
+
+def test_a_root_that_was_unlinked_is_watched_again_when_it_is_back(tree: Path) -> None:
+    """Its removal ends watchdog's emitter; what was published in that moment is published by the new one too."""
+    with Server(tree, "--admin-port", "0") as server:
+        server.wait_for_kids("a.com", {KID_A})
+        prepared = tree.parent / "prepared"
+        shutil.copytree(tree, prepared)
+        shutil.rmtree(tree)
+        wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
+        prepared.rename(tree)
+        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        rotate_all(server, tree)
+        wait_until(lambda: server.metric("comparing") == 0, "the watch")
+
+
+def test_mounts_that_come_and_go_empty_no_set(tree: Path) -> None:
+    """An empty file system over the root or over a tenant, and one that vanishes from under them."""
+    with Server(tree, "--admin-port", "0", launcher=with_mounts()) as server:
+        pid = server.process.pid
+        for tenant in TENANTS:
+            server.wait_for_kids(tenant, {KID_A})
+        inside(pid, f"mount -t tmpfs none {tree}")
+        wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
+        assert "is it mounted?" in str(server.admin("/readyz").json()["reasons"])
+        assert all(server.kids(tenant) == [KID_A] for tenant in TENANTS)
+        prepared = tree.parent / "prepared.pem"
+        prepared.write_bytes(B)
+        inside(pid, f"mkdir {tree}/a.com; cp {prepared} {tree}/a.com/k.pem")
+        server.wait_for_kids("a.com", {KID_B})  # another tree, with tenants: that is believed
+        wait_until(lambda: server.tenant("b.com").status == 404, "what the other tree lacks")
+        inside(pid, f"umount {tree}")
+        for tenant in TENANTS:
+            server.wait_for_kids(tenant, {KID_A})
+        rotate_all(server, tree)
+
+        inside(pid, f"mount -t tmpfs none {tree}/a.com; cp {prepared} {tree}/a.com/k.pem")
+        server.wait_for_kids("a.com", {KID_B})
+        (tree / "a.com" / "k.pem").unlink()  # the folder below the mount
+        inside(pid, f"umount {tree}/a.com")
+        wait_until(lambda: "folder is empty and on another device than before" in server.log, "the fault")
+        assert server.kids("a.com") == [KID_B]
+        replace_file(tree / "a.com" / "k.pem", A)
+        server.wait_for_kids("a.com", {KID_A})
+
+
+async def test_what_no_event_tells_is_found_by_comparing(tree: Path, compare_often: None) -> None:
+    """A store through memory, and a write through a hard link outside; each is counted and rebuilds the watch."""
+    del compare_often
+    outside = tree.parent / "outside.pem"
+    outside.write_bytes(A)
+    (tree / "b.com" / "k.pem").unlink()
+    (tree / "b.com" / "k.pem").hardlink_to(outside)
+    (tree / "a.com" / "k.pem").write_bytes(A.ljust(len(B) + 8))
+    async with followed(tree) as world:
+        await eventually(lambda: not world.reconciler.uncertain)
+        with (tree / "a.com" / "k.pem").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            memory[:] = B.ljust(len(memory))
+            memory.flush()
+            await world.wait_for("a.com", {KID_B})
+            await eventually(lambda: world.supervisor.missed == 1)  # closing the file would raise an event
+        await eventually(lambda: world.supervisor.rebuilds == 1)
+        await eventually(lambda: not world.reconciler.uncertain and not world.supervisor.comparing)
+        outside.write_bytes(B)
+        await world.wait_for("b.com", {KID_B})
+        await eventually(lambda: world.supervisor.missed == 2)
+
+
+async def test_what_lies_behind_links_is_polled_and_not_taken_for_missed(tree: Path, compare_often: None) -> None:
+    """A linked file, a linked folder, and links to themselves, which lead nowhere."""
+    del compare_often
+    outside = tree.parent / "outside"
+    outside.mkdir()
+    (outside / "k.pem").write_bytes(A)
+    (tree / "file.com").mkdir()
+    (tree / "file.com" / "k.pem").symlink_to(outside / "k.pem")
+    (tree / "folder.com").symlink_to(outside)
+    (tree / "loop.com").symlink_to("loop.com")
+    (tree / "a.com" / "l.pem").symlink_to("l.pem")
+    (tree / "self.com").symlink_to(tree)
+    (tree / "a.com" / "up").symlink_to(tree)
+    async with followed(tree) as world:
+        assert world.kids("a.com") == {KID_A}
+        assert "l.pem" not in str(world.kids("a.com"))
+        for content, kid in ((B, KID_B), (A, KID_A)):
+            await eventually(lambda: not set(world.reconciler.uncertain) - {"a.com", "loop.com"})
+            replace_file(outside / "k.pem", content)
+            await world.wait_for("file.com", {kid})
+            await world.wait_for("folder.com", {kid})
+        surveys = world.loader.surveys
+        await eventually(lambda: world.loader.surveys > surveys + 5)
+        assert (world.supervisor.missed, world.supervisor.rebuilds) == (0, 0)
+
+
+async def test_a_linked_folder_changes_without_any_comparison_of_the_whole(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linked tenants are looked at on their own, and often."""
+    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    outside = tree.parent / "outside"
+    outside.mkdir()
+    (outside / "k.pem").write_bytes(A)
+    (tree / "folder.com").symlink_to(outside)
+    async with followed(tree) as world:
+        replace_file(outside / "k.pem", B)
+        await world.wait_for("folder.com", {KID_B})
+
+
+async def test_tenants_whose_first_load_met_no_root_are_loaded_when_it_is_back(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, compare_often: None
+) -> None:
+    """By the comparison, long before their own slow timers."""
+    del compare_often
+    monkeypatch.setattr(reconcile, "RETRY_SECONDS", ())
+    monkeypatch.setattr(reconcile, "LATER_SECONDS", 3600.0)
+    loader = CountingLoader()
+    loader.failure = lambda _job: RootUnavailableError("gone, says the test")
+    async with followed(tree, loader=loader) as world:
+        assert world.reconciler.unloaded == len(TENANTS)
+        loader.failure = lambda _job: None
+        for tenant in TENANTS:
+            await world.wait_for(tenant, {KID_A})
+        assert world.reconciler.unloaded == 0
+
+
+async def test_a_watchman_that_fails_starts_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in one round of supervision does not end it."""
+    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.01)
+    calls = 0
+
+    def fail_once(root: str) -> tuple[int, int]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("thrown by the test")
+        return list_root(root).identity
+
+    monkeypatch.setattr(supervise, "_identity", fail_once)
+    async with followed(tree):
+        await eventually(lambda: calls > 1)
+
+
+def test_warnings_as_errors_end_no_thread(tree: Path) -> None:
+    """The server under python -W error follows folders that are made within folders, which makes watchdog warn."""
+    with Server(tree, "--admin-port", "0", interpreter=("-W", "error")) as server:
+        server.wait_for_kids("a.com", {KID_A})
+        for _ in range(50):
+            (tree / "e.com" / "x" / "y" / "z").mkdir(parents=True)
+            shutil.rmtree(tree / "e.com")
+        rotate_all(server, tree)
+        assert server.metric("watch_rebuilds") == 0, server.log
