@@ -97,4 +97,4 @@ def _value(value: object) -> str:
         return ",".join(map(_value, value))
     text = str(value)
     bare = text.isprintable() and text and not any(mark in text for mark in ' "=')
-    return text if bare else json.dumps(text, ensure_ascii=False)
+    return text if bare else json.dumps(text, ensure_ascii=not text.isprintable())
