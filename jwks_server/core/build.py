@@ -141,6 +141,8 @@ def _policy(
             return Settled(defaults.updated(tomllib.loads(folder.policy.text or ""))), []
         except (PolicyError, tomllib.TOMLDecodeError) as error:
             fault = str(error)
+        except RecursionError:
+            fault = "nested too deeply"
     stays = "the server's policy" if last.value == defaults else "the last good policy"
     return Settled(last.value), [Problem(Level.FAULT, f"{fault}; {stays} is in force", POLICY_FILE)]
 
