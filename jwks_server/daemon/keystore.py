@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from jwks_server.core.errors import KeyFileError, RootUnavailableError, TenantNameError
 from jwks_server.core.formats import MAX_FILE_BYTES
-from jwks_server.core.tenant import TenantName, is_temporary, tenant_name
+from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_temporary, tenant_name
 
 FRESH_SECONDS = 0.02
 """A file changed this recently may change again within the same tick of a coarse file system clock."""
@@ -120,7 +120,8 @@ def view(descriptor: int, extra: tuple[object, ...] = (), *, exact_times: bool =
                     target = os.readlink(entry.name, dir_fd=descriptor)
                     with suppress(OSError):
                         status = os.stat(entry.name, dir_fd=descriptor)
-                if stat.S_ISDIR(status.st_mode):
+                # Container runtimes make a folder where a file to be mounted is missing: that takes no policy away.
+                if stat.S_ISDIR(status.st_mode) and entry.name not in {POLICY_FILE, REVOKED_FILE}:
                     continue
                 names.append(entry.name)
                 newest = max(newest, status.st_mtime_ns, status.st_ctime_ns, own.st_ctime_ns)
