@@ -254,7 +254,7 @@ def test_a_file_and_a_folder_without_permission_keep_their_keys(folder: Path) ->
     denied.touch(0o000)
     assert subprocess.run([*prefix, "cat", denied], check=False, capture_output=True).returncode, "modes mean nothing"
     try:
-        with Server(folder.parent, prefix=prefix) as server:
+        with Server(folder.parent, launcher=prefix) as server:
             wait_until(lambda: len(server.kids("foo.com") or ()) == 2)
             wait_until(lambda: len(server.kids("bar.com") or ()) == 1)
             (folder / "a.pem").chmod(0)
