@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
@@ -51,6 +51,7 @@ class _Slot:
     task: asyncio.Task[None] | None = None
     job: LoadJob | None = None
     again: bool = False
+    deadly: dict[tuple[str, bytes], str] = field(default_factory=dict)
     urgency: int = ROUTINE
     afresh: bool = False
     wake: asyncio.TimerHandle | None = None
@@ -243,23 +244,23 @@ class Reconciler:
 
     async def _load(self, tenant: TenantName, slot: _Slot) -> None:
         """Load until no further hint came meanwhile. The one place that survives any failure of a rebuild."""
-        deadly: dict[tuple[str, bytes], str] = {}
         try:
             slot.again = True
             while slot.again:
                 slot.again = False
                 try:
-                    loaded = await self._read(tenant, slot, deadly)
+                    loaded = await self._read(tenant, slot)
                     if self._before_change is not None and loaded.root == self.root:
                         await self._before_change(loaded.snapshot)
                     self._accept(tenant, slot, loaded)
+                    slot.deadly.clear()  # from now on the snapshot knows
                 except ReaderDiedError as error:
                     file = error.reading
                     _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.file_name, reason=error))
-                    if file is None or (file.file_name, file.stamp) in deadly:
+                    if file is None or (file.file_name, file.stamp) in slot.deadly:
                         self._later(tenant, slot)
                     else:
-                        deadly[file.file_name, file.stamp] = str(error)
+                        slot.deadly[file.file_name, file.stamp] = str(error)
                         slot.again = True
                 except RootUnavailableError:
                     self.on_root_doubt()
@@ -273,7 +274,7 @@ class Reconciler:
         finally:
             slot.task = None
 
-    async def _read(self, tenant: TenantName, slot: _Slot, deadly: Mapping[tuple[str, bytes], str]) -> Loaded:
+    async def _read(self, tenant: TenantName, slot: _Slot) -> Loaded:
         afresh, slot.afresh = slot.afresh, False
         urgency, slot.urgency = slot.urgency, ROUTINE
         slot.read_at = time.monotonic()
@@ -286,7 +287,7 @@ class Reconciler:
             previous=previous and replace(previous, key_set=None),
             device=slot.device,
             remembered=self._remembered.get(tenant),
-            deadly=dict(deadly),
+            deadly=dict(slot.deadly),
             afresh=afresh,
         )
         try:
