@@ -51,6 +51,8 @@ def frame_length(header: bytes) -> int:
 
 
 HEADER_BYTES = _LENGTH.size
+READY = b"R"
+"""Said once, when the worker can take jobs: its start is no file's fault."""
 
 
 def main() -> None:
@@ -68,6 +70,7 @@ def main() -> None:
         while data:
             data = data[os.write(answers, data) :]
 
+    os.write(answers, READY)
     while len(header := jobs.read(HEADER_BYTES)) == HEADER_BYTES:
         job = pickle.loads(jobs.read(frame_length(header)))  # noqa: S301 - our parent wrote it
         send(_done(job, send, file_seconds))

@@ -18,13 +18,14 @@ from typing import overload
 from jwks_server.core.errors import LoaderError
 from jwks_server.daemon.loader import Loaded, LoadJob, Survey, SurveyJob
 from jwks_server.daemon.logs import fields
-from jwks_server.daemon.worker import FILE_SECONDS, HEADER_BYTES, Failed, Reading, frame_length, framed
+from jwks_server.daemon.worker import FILE_SECONDS, HEADER_BYTES, READY, Failed, Reading, frame_length, framed
 
 URGENT, ROUTINE = 0, 1
 
 _GRACE_SECONDS = 2.0
 _SURVEY_SECONDS = 60.0
 _RESPAWN_SECONDS = 1.0
+_START_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ class Workers:
     def pids(self) -> tuple[int, ...]:
         """The process ids of the workers that live."""
         return tuple(process.pid for process in self._processes)
+
+    @property
+    def idle(self) -> int:
+        """How many workers are ready and have nothing to do."""
+        return len(self._idle)
 
     @overload
     async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
@@ -181,10 +187,22 @@ class Workers:
             stdout=asyncio.subprocess.PIPE,
         )
         self._processes.add(worker)
-        mourner = asyncio.ensure_future(self._mourn(worker))
-        self._watched.add(mourner)
-        mourner.add_done_callback(self._watched.discard)
-        self._release(worker)
+        for task in (asyncio.ensure_future(self._greet(worker)), asyncio.ensure_future(self._mourn(worker))):
+            self._watched.add(task)
+            task.add_done_callback(self._watched.discard)
+
+    async def _greet(self, worker: asyncio.subprocess.Process) -> None:
+        """Give jobs to a worker that is ready; one that does not get there is replaced, after a pause."""
+        assert worker.stdout is not None  # noqa: S101 - made with pipes
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await worker.stdout.readexactly(len(READY))
+        except (TimeoutError, asyncio.IncompleteReadError, OSError, RuntimeError):
+            _log.error("a reader process did not start", extra=fields(pid=worker.pid))
+            await asyncio.sleep(_RESPAWN_SECONDS)
+            self._replace(worker)
+        else:
+            self._release(worker)
 
     async def _mourn(self, worker: asyncio.subprocess.Process) -> None:
         """Replace a worker that dies while it has nothing to do; one that dies at work is missed by its job."""

@@ -98,11 +98,12 @@ async def working(count: int, seam: Seam | None = None, file_seconds: float = FI
     """Run workers, with the seam in them where one is given."""
     workers = Workers(count, file_seconds=file_seconds)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 0.3)
+        patch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 1.0)
         for name, value in (seam.environment if seam else {}).items():
             patch.setenv(name, value)
         try:
             await workers.start()
+            await eventually(lambda: workers.idle == count)
             yield workers
         finally:
             await workers.close()
