@@ -88,7 +88,7 @@ def test_an_unreadable_folder_is_a_fault_until_its_mode_changes(tree: Path) -> N
 def test_an_unreadable_root_keeps_everything(tree: Path) -> None:
     """Readiness and the log say so, and it comes back by itself."""
     with Server(tree, "--admin-port", "0", launcher=without_override()) as server:
-        server.wait_for_kids("a.com", {KID_A})
+        wait_until(lambda: server.admin("/readyz").status == 200, "all to be loaded")
         tree.chmod(0)
         try:
             wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
