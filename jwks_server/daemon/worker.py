@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from jwks_server.core.errors import JwksServerError
@@ -71,10 +72,11 @@ def main() -> None:
         while data:
             data = data[os.write(answers, data) :]
 
-    os.write(answers, READY)
-    while len(header := jobs.read(HEADER_BYTES)) == HEADER_BYTES:
-        job = pickle.loads(jobs.read(frame_length(header)))  # noqa: S301 - our parent wrote it
-        send(_done(job, send, file_seconds))
+    with suppress(BrokenPipeError):  # our parent is gone, and nobody waits for what we do
+        os.write(answers, READY)
+        while len(header := jobs.read(HEADER_BYTES)) == HEADER_BYTES:
+            job = pickle.loads(jobs.read(frame_length(header)))  # noqa: S301 - our parent wrote it
+            send(_done(job, send, file_seconds))
 
 
 def _done(job: LoadJob | SurveyJob, send: Callable[[object], None], file_seconds: float) -> Loaded | Survey | Failed:

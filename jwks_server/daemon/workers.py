@@ -50,6 +50,7 @@ class Workers:
         self._waiting_jobs: dict[int, asyncio.Future[asyncio.subprocess.Process]] = {}
         self._turn = itertools.count()
         self._watched: set[asyncio.Task[None]] = set()
+        self._starting: set[asyncio.Task[None]] = set()
         self._closed = False
         self.lost = 0
 
@@ -63,6 +64,7 @@ class Workers:
     async def close(self) -> None:
         """End all workers, whatever they are doing."""
         self._closed = True
+        await asyncio.gather(*self._starting)  # a start that is cancelled halfway leaves its process and its pipes
         for task in tuple(self._watched):
             task.cancel()
         for process in self._processes:
@@ -163,11 +165,11 @@ class Workers:
             worker.kill()
         if not self._closed:
             task = asyncio.ensure_future(self._respawn())
-            self._watched.add(task)
-            task.add_done_callback(self._watched.discard)
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
     async def _respawn(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 await self._spawn()
             except OSError as error:

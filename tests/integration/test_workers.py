@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -131,6 +132,11 @@ def tenant(keystores: Path, name: str, **files: bytes) -> LoadJob:
     return LoadJob(Source(str(keystores)), TenantName(name))
 
 
+def children() -> str:
+    """Return the processes that this one has made."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
 def lives(pid: int) -> bool:
     """Tell whether the process runs; one that ended and was not waited for does not."""
     try:
@@ -148,6 +154,18 @@ async def test_a_worker_that_is_killed_while_idle_is_replaced_and_the_job_is_don
         await eventually(lambda: workers.lost == 1 and dead not in workers.pids and workers.pids)
         assert len((await workers.run(job, URGENT)).snapshot.published) == 1
         assert workers.lost == 1
+
+
+async def test_a_close_while_a_worker_is_being_replaced_leaves_no_process_and_no_pipe() -> None:
+    """A start that is cancelled halfway would leave both."""
+    before = children()
+    for _ in range(5):
+        async with working(2) as workers:
+            for pid in workers.pids:
+                os.kill(pid, signal.SIGKILL)
+            await eventually(lambda workers=workers: workers.lost == 2)  # type: ignore[misc]
+        gc.collect()
+        assert children() == before
 
 
 async def test_a_worker_that_is_killed_at_work_is_replaced_and_its_tenant_goes_on(keystores: Path, seam: Seam) -> None:
@@ -356,6 +374,18 @@ def test_no_worker_outlives_a_killed_server(keystores: Path) -> None:
         assert len(workers) == 2
         server.process.kill()
         wait_until(lambda: not any(map(lives, workers)), "the workers to end")
+
+
+def test_a_worker_whose_parent_is_gone_ends_in_silence(keystores: Path, seam: Seam) -> None:
+    """It finds nobody to answer to; a traceback in the journal would be taken for a bug."""
+    tenant(keystores, "a.com", k=marked("gate"))
+    with Server(keystores, environment=seam.environment) as server:
+        wait_until(lambda: seam.reads, "the worker to read")
+        server.process.kill()
+        server.process.wait()
+        seam.open_gate()
+        wait_until(lambda: not lives(seam.reads[0][0]), "the worker to end")
+        assert "Traceback" not in server.log
 
 
 async def test_urgent_jobs_overtake_routine_ones(keystores: Path, seam: Seam) -> None:
