@@ -61,7 +61,6 @@ def main() -> None:
     file_seconds = float(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a parent that is gone is nothing to complain of
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     jobs = sys.stdin.buffer
     answers = os.dup(sys.stdout.fileno())
