@@ -1,6 +1,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from math import inf
@@ -99,16 +100,21 @@ def remembered(snapshot: Snapshot, now: Moment = START) -> Remembered:
     return from_text(to_text(snapshot, now), now)
 
 
-@pytest.mark.parametrize(("name", "data"), [*MADE.items(), *fixture_files()])
-def test_every_kind_of_key_comes_back_as_it_was(name: str, data: bytes) -> None:
+def readable() -> list[KeyFile]:
+    """Return all that can be read of what there is."""
+    files = []
+    for name, data in [*MADE.items(), *fixture_files()]:
+        with suppress(KeyFileError):
+            files.append(key_file(name, data))
+    return files
+
+
+@pytest.mark.parametrize("file", readable(), ids=lambda file: file.name)
+def test_every_kind_of_key_comes_back_as_it_was(file: KeyFile) -> None:
     """Chain, alias, stated id and algorithm, and what a key for RSASSA-PSS alone may be used with."""
-    try:
-        file = key_file(name, data)
-    except KeyFileError:
-        pytest.skip("gives no key")
     memory = remembered(snapshot_of(file))
     assert memory.policy == GRACE
-    assert {owed.file_name for owed in memory.keys} <= {name}
+    assert {owed.file_name for owed in memory.keys} <= {file.name}
     assert [owed.until for owed in memory.keys] == [inf] * len(file.keys)
     assert [owed.key for owed in memory.keys] == [as_read_back(key) for key in file.keys]
 
