@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -82,10 +83,14 @@ class SurveyJob:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The tree's listing and the signature of each tenant's folder, None where it cannot be told yet."""
+    """The tree's listing, and the signature of each tenant's folder, None where it cannot be told yet.
+
+    `seconds` is how long it took, without the time in which it waited for its turn.
+    """
 
     listing: Listing
     signatures: Mapping[TenantName, bytes | None]
+    seconds: float
 
 
 def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
@@ -106,10 +111,12 @@ def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
 
 def survey(job: SurveyJob) -> Survey:
     """Return the listing and the signatures; raise RootUnavailableError where the tree cannot be listed."""
+    started = time.monotonic()
     listing = list_root(job.source.root)
     tenants = listing.tenants if job.only is None else job.only
     with opened_root(job.source.root) as (root, _):
-        return Survey(listing, {tenant: _signature(job.source, tenant, root) for tenant in tenants})
+        signatures = {tenant: _signature(job.source, tenant, root) for tenant in tenants}
+    return Survey(listing, signatures, time.monotonic() - started)
 
 
 def _signature(source: Source, tenant: TenantName, root: int) -> bytes | None:

@@ -276,14 +276,13 @@ class Supervisor:
                 async with asyncio.timeout(pause):
                     await self._compare_now.wait()
             self._compare_now.clear()
-            started = time.monotonic()
+            took = 0.0
             try:
-                await self._compare_once(started)
+                took = await self._compare_once()
             except RootUnavailableError:
                 self._root_doubt.set()
             except LoaderError as error:
                 _log.error("comparison failed", extra=fields(reason=error))
-            took = time.monotonic() - started
             await asyncio.sleep(BREATH * took)
             share, least, most = DEAF_PAUSE if self.comparing else PAUSE
             pause = min(max(share * took, least), most)
@@ -294,11 +293,13 @@ class Supervisor:
         is_deaf = self.watch_fault is not None or self._rebuild_now.is_set()
         return is_deaf or self._eventless is not None
 
-    async def _compare_once(self, started: float) -> None:
+    async def _compare_once(self) -> float:
+        """Compare once; return the seconds of work that it was."""
+        started = time.monotonic()
         survey = await self._loader.run(SurveyJob(self._source), URGENT)
         if survey.listing.identity != self._reconciler.root:
             self._root_doubt.set()
-            return
+            return survey.seconds
         self._believe(survey.listing)
         differing = self._reconciler.differing(survey)
         changed = tuple(tenant for tenant in differing if self._reconciler.was_certain(tenant))
@@ -308,6 +309,7 @@ class Supervisor:
             # An event for it may still be on its way.
             since = started - EVENT_PATIENCE_SECONDS
             asyncio.get_running_loop().call_later(EVENT_PATIENCE_SECONDS, self._count_missed, changed, since)
+        return survey.seconds
 
     def _count_missed(self, changed: tuple[TenantName, ...], since: float) -> None:
         """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
@@ -326,14 +328,13 @@ class Supervisor:
         took = 0.0
         while True:
             await asyncio.sleep(max(ROOT_POLL_SECONDS, LINKS_SHARE * took))
-            started = time.monotonic()
             linked = self._reconciler.linked()
             if linked and self.root_fault is None:
                 with suppress(RootUnavailableError, LoaderError):
                     survey = await self._loader.run(SurveyJob(self._source, linked), URGENT)
                     for tenant in self._reconciler.differing_links(survey):
                         self._reconciler.hint(tenant)
-            took = time.monotonic() - started
+                    took = survey.seconds
 
 
 def _identity(root: str) -> tuple[int, int]:

@@ -1,6 +1,8 @@
+import asyncio
 import mmap
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.certificates import replace_file, sample
@@ -9,8 +11,9 @@ from support.namespaces import inside, with_limit, with_mounts, without_override
 from support.server import Server, wait_until
 
 from jwks_server.core.errors import RootUnavailableError
-from jwks_server.daemon import reconcile, supervise
+from jwks_server.daemon import loader, reconcile, supervise
 from jwks_server.daemon.keystore import list_root
+from jwks_server.daemon.loader import SurveyJob
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 TENANTS = ("a.com", "b.com", "c.com", "d.com")
@@ -30,6 +33,11 @@ def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare every tenth of a second instead of every second."""
     monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(supervise, "PAUSE", (1, 0.1, 0.1))
+
+
+def wait_until_ready(server: Server) -> None:
+    """Wait until every tenant was loaded and the tree is there, whatever is degraded."""
+    wait_until(lambda: server.admin("/readyz").status == 200, "the server to be ready")
 
 
 def rotate_all(server: Server, tree: Path) -> None:
@@ -57,7 +65,7 @@ def test_a_limit_of_the_kernel_is_said_and_comparing_takes_over(tree: Path, limi
         wait_until(lambda: fault in server.log, "the fault in the log")
         replace_file(tree / "d.com" / "k.pem", B)
         server.wait_for_kids("d.com", {KID_B})
-        wait_until(lambda: server.admin("/readyz").status == 200, "ready, if degraded")
+        wait_until_ready(server)
         inside(server.process.pid, f"echo 100 > /proc/sys/user/{limit}")
         wait_until(lambda: server.metric("comparing") == 0, "the watch")
         assert not server.degraded
@@ -67,7 +75,7 @@ def test_a_limit_of_the_kernel_is_said_and_comparing_takes_over(tree: Path, limi
 def test_an_unreadable_folder_is_a_fault_until_its_mode_changes(tree: Path) -> None:
     """It keeps what it gave, hides no other tenant's changes, and is watched again afterwards."""
     with Server(tree, "--admin-port", "0", launcher=without_override()) as server:
-        server.wait_for_kids("a.com", {KID_A})
+        wait_until_ready(server)
         (tree / "a.com").chmod(0)
         (tree / "never.com").mkdir(mode=0)
         try:
@@ -88,7 +96,7 @@ def test_an_unreadable_folder_is_a_fault_until_its_mode_changes(tree: Path) -> N
 def test_an_unreadable_root_keeps_everything(tree: Path) -> None:
     """Readiness and the log say so, and it comes back by itself."""
     with Server(tree, "--admin-port", "0", launcher=without_override()) as server:
-        wait_until(lambda: server.admin("/readyz").status == 200, "all to be loaded")
+        wait_until_ready(server)
         tree.chmod(0)
         try:
             wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
@@ -97,7 +105,7 @@ def test_an_unreadable_root_keeps_everything(tree: Path) -> None:
             assert all(server.kids(tenant) == [KID_A] for tenant in TENANTS)
         finally:
             tree.chmod(0o755)
-        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        wait_until_ready(server)
         rotate_all(server, tree)
 
 
@@ -105,8 +113,7 @@ def test_a_root_that_is_removed_or_swapped_keeps_everything_until_another_has_te
     """An empty folder in its place is what an unmount leaves; only one with tenants is believed."""
     away = tree.parent / "away"
     with Server(tree, "--admin-port", "0") as server:
-        for tenant in TENANTS:
-            server.wait_for_kids(tenant, {KID_A})
+        wait_until_ready(server)
         tree.rename(away)
         wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
         assert server.metric("root_lost") == 1
@@ -115,7 +122,7 @@ def test_a_root_that_is_removed_or_swapped_keeps_everything_until_another_has_te
         assert all(server.kids(tenant) == [KID_A] for tenant in TENANTS)
         tree.rmdir()
         shutil.copytree(away, tree)
-        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        wait_until_ready(server)
         rotate_all(server, tree)
         shutil.rmtree(tree / "a.com")
         wait_until(lambda: server.tenant("a.com").status == 404, "a tenant that is removed while the root is fine")
@@ -130,13 +137,13 @@ def test_a_root_that_is_removed_or_swapped_keeps_everything_until_another_has_te
 def test_a_root_that_was_unlinked_is_watched_again_when_it_is_back(tree: Path) -> None:
     """Its removal ends watchdog's emitter; what was published in that moment is published by the new one too."""
     with Server(tree, "--admin-port", "0") as server:
-        server.wait_for_kids("a.com", {KID_A})
+        wait_until_ready(server)
         prepared = tree.parent / "prepared"
         shutil.copytree(tree, prepared)
         shutil.rmtree(tree)
         wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
         prepared.rename(tree)
-        wait_until(lambda: server.admin("/readyz").status == 200, "ready")
+        wait_until_ready(server)
         rotate_all(server, tree)
         wait_until(lambda: server.metric("comparing") == 0, "the watch")
 
@@ -145,8 +152,7 @@ def test_mounts_that_come_and_go_empty_no_set(tree: Path) -> None:
     """An empty file system over the root or over a tenant, and one that vanishes from under them."""
     with Server(tree, "--admin-port", "0", launcher=with_mounts()) as server:
         pid = server.process.pid
-        for tenant in TENANTS:
-            server.wait_for_kids(tenant, {KID_A})
+        wait_until_ready(server)
         inside(pid, f"mount -t tmpfs none {tree}")
         wait_until(lambda: server.admin("/readyz").status == 503, "not ready")
         assert "is it mounted?" in str(server.admin("/readyz").json()["reasons"])
@@ -240,14 +246,43 @@ async def test_tenants_whose_first_load_met_no_root_are_loaded_when_it_is_back(
     del compare_often
     monkeypatch.setattr(reconcile, "RETRY_SECONDS", ())
     monkeypatch.setattr(reconcile, "LATER_SECONDS", 3600.0)
-    loader = CountingLoader()
-    loader.failure = lambda _job: RootUnavailableError("gone, says the test")
-    async with followed(tree, loader=loader) as world:
+    failing = CountingLoader()
+    failing.failure = lambda _job: RootUnavailableError("gone, says the test")
+    async with followed(tree, loader=failing) as world:
         assert world.reconciler.unloaded == len(TENANTS)
-        loader.failure = lambda _job: None
+        failing.failure = lambda _job: None
         for tenant in TENANTS:
             await world.wait_for(tenant, {KID_A})
         assert world.reconciler.unloaded == 0
+
+
+class BusyLoader(CountingLoader):
+    """Lets every survey wait for its turn."""
+
+    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+        """Wait, then do the job."""
+        if isinstance(job, SurveyJob):
+            await asyncio.sleep(0.01)
+        return await super().run(job, urgency)
+
+
+async def test_readers_that_are_busy_do_not_make_comparisons_rarer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pause follows what the last one was of work; a reader that hangs in a file would make it a minute."""
+    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(supervise, "PAUSE", (1e6, 0.0, 3600.0))
+    monkeypatch.setattr(supervise, "BREATH", 1e6)
+    monkeypatch.setattr(loader, "time", Stopped())
+    busy = BusyLoader()
+    async with followed(tree, loader=busy):
+        await eventually(lambda: busy.surveys > 3)
+
+
+class Stopped:
+    """A clock on which no work takes time."""
+
+    def monotonic(self) -> float:
+        """Return always the same."""
+        return 0.0
 
 
 async def test_a_watchman_that_fails_starts_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
