@@ -71,7 +71,6 @@ class Supervisor:
         self._rebuild_now = asyncio.Event()
         self._rebuild_reason = ""
         self._hurry = asyncio.Event()
-        self._everything_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         reconciler.on_root_doubt = self._root_doubt.set
 
@@ -256,7 +255,6 @@ class Supervisor:
         )
 
     def _everything(self, reason: str) -> None:
-        self._everything_at = time.monotonic()
         if self.watch_fault is not None:
             self._hurry.set()  # a folder may have become readable
         self.compare_now(reason)
@@ -313,8 +311,6 @@ class Supervisor:
 
     def _count_missed(self, changed: tuple[TenantName, ...], since: float) -> None:
         """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
-        if self._everything_at >= since:
-            return
         linked = set(self._reconciler.linked())
         unnamed = [
             tenant for tenant in changed if tenant not in linked and not self._reconciler.had_event_since(tenant, since)

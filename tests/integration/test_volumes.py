@@ -2,8 +2,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from support.certificates import sample
 from support.inprocess import eventually, followed
+
+from jwks_server.daemon import supervise
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 
@@ -39,8 +42,10 @@ class AtomicWriter:
             shutil.rmtree(self._target / old)
 
 
-async def test_a_volume_for_a_tenant_is_followed(keystores: Path) -> None:
-    """Secret or ConfigMap: keys that change, come and go, none of which an event ever names."""
+async def test_a_volume_for_a_tenant_is_followed(keystores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secret or ConfigMap: keys that change, come and go, by events alone although none names a key."""
+    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(supervise, "ROOT_POLL_SECONDS", 3600.0)
     volume = AtomicWriter(keystores / "foo.com")
     volume.write({"tls.crt": A})
     async with followed(keystores) as world:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.certificates import replace_file, sample
 from support.inprocess import eventually, followed
-from watchdog.events import DirDeletedEvent, FileCreatedEvent
+from watchdog.events import DirDeletedEvent, DirMovedEvent, FileCreatedEvent
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, InotifyFD
@@ -189,8 +189,12 @@ def exchange(one: Path, other: Path) -> None:
 
 
 async def test_a_renamed_folder_makes_both_names_and_everything_dirty(tree: Path) -> None:
-    """Since watchdog may have lost track of which watch is which folder."""
-    async with watched(tree) as (_, heard):
+    """Since watchdog may have lost track of which watch is which folder; it tells of a rename in one or two parts."""
+    async with watched(tree) as (one, heard):
+        handler = watch._Handler(one._hints)  # noqa: SLF001 - the seam between watchdog's thread and ours
+        handler.dispatch(DirMovedEvent(str(tree / "x.com"), str(tree / "y.com")))
+        await eventually(lambda: heard.everything)
+        assert heard.dirty == {"x.com", "y.com"}
         (tree / "a.com").rename(tree / "c.com")
         await eventually(lambda: {"a.com", "c.com"} <= heard.dirty)
         exchange(tree / "b.com", tree / "c.com")
@@ -313,6 +317,18 @@ async def test_a_checkout_of_another_branch_is_followed(tree: Path, events_alone
             for tenant in tenants:
                 await world.wait_for(tenant, {kid})
         assert world.kids("a.com") == {KID_A}
+
+
+async def test_truncation_and_a_new_mode_are_heard_of(tree: Path) -> None:
+    """The one is only "modified", the other only "attributes"; of a folder it may mean that it can be watched now."""
+    async with watched(tree) as (_, heard):
+        os.truncate(tree / "a.com" / "k.pem", 10)
+        await eventually(lambda: heard.dirty == {"a.com"})
+        (tree / "b.com" / "k.pem").chmod(0o600)
+        await eventually(lambda: heard.dirty == {"a.com", "b.com"})
+        assert not heard.everything
+        (tree / "a.com").chmod(0o700)
+        await eventually(lambda: heard.everything)
 
 
 async def test_a_file_that_leaves_the_tree_holds_nothing_back(tree: Path) -> None:
