@@ -153,6 +153,7 @@ class Memory:
                 return True
             worth = _worth(snapshot)
             path = self._directory / tenant
+            self._written[tenant] = None  # what is noted while this is written has to be written after it
             try:
                 if not worth:
                     await asyncio.to_thread(path.unlink, missing_ok=True)

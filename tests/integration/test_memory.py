@@ -1,3 +1,4 @@
+import asyncio
 import http.client
 import json
 import random
@@ -17,9 +18,16 @@ from typing import Any
 import pytest
 from cryptography import x509
 from support.certificates import certificate, der, pem, private_key, replace_file
+from support.inprocess import eventually
 from support.server import Answer, Server, wait_until
 
+from jwks_server.core.build import build, read_key_file
 from jwks_server.core.kid import hexified
+from jwks_server.core.policy import Policy
+from jwks_server.core.snapshot import Folder
+from jwks_server.core.tenant import TenantName
+from jwks_server.daemon import clock
+from jwks_server.daemon import memory as daemon_memory
 
 TENANT = "foo.com"
 GRACE = ("--removal-grace", "1h")
@@ -364,3 +372,36 @@ def test_a_lowered_grace_takes_effect_and_its_state_is_deleted(keystores: Path, 
     with Server(keystores, "--state-dir", str(state)) as server:
         server.wait_for_kids(TENANT, set())
         wait_until(lambda: not state_file(state).exists())
+
+
+async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted meanwhile is not compared with what the disk held before."""
+    begun, gate = threading.Event(), threading.Event()
+    write_whole = daemon_memory._replace
+
+    def write_slowly(path: Path, text: str) -> None:
+        begun.set()
+        gate.wait()
+        write_whole(path, text)
+
+    file = read_key_file("a.pem", b"", pem(A), None)
+    minute, hour = (
+        build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=seconds), clock.now())
+        for seconds in (60, 3600)
+    )
+    remembering = daemon_memory.Memory(state)
+    remembering.recall()
+    remembering.note(minute)
+    await remembering.flush()
+    before = memory(state)["policy"]
+    monkeypatch.setattr(daemon_memory, "_replace", write_slowly)
+    remembering.note(hour)
+    flushing = asyncio.ensure_future(remembering.flush())
+    await eventually(begun.is_set)
+    remembering.note(minute)
+    gate.set()
+    await flushing
+    await remembering.flush()
+    assert memory(state)["policy"] == before
