@@ -21,7 +21,6 @@ from jwks_server.daemon.loader import Source
 from jwks_server.daemon.logs import complain
 from jwks_server.daemon.passwords import PasswordSources
 from jwks_server.daemon.revoke import revoke_key
-from jwks_server.daemon.serve import serve as run_server
 
 ENVIRONMENT_PREFIX = "JWKS_SERVER_"
 MAX_PORT = 65_535
@@ -175,6 +174,8 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - one for each option above
     Each flag can also be given in the environment, by the name shown, or in the file that --config names. Flags win
     over the environment, the environment over the file.
     """
+    from jwks_server.daemon.serve import serve as run_server  # noqa: PLC0415 - half a second that others do not need
+
     run_server(
         config.Settings(
             keystores=Path(values["keystores"]),
