@@ -141,7 +141,7 @@ def lives(pid: int) -> bool:
     """Tell whether the process runs; one that ended and was not waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or between that and reading
         return False
 
 
