@@ -77,6 +77,25 @@ async def test_a_reader_goes_through_the_methods_that_are_overridden(tmp_path: P
     assert (seen[0].is_create, seen[0].name) == (True, b"x")
 
 
+async def test_a_watch_of_the_kernels_leads_to_the_path_of_its_folder(tmp_path: Path) -> None:
+    """`InotifyFD._watch_for_wd` → `Watch.callbacks` → `InotifyWatchGroup._build_event_source_path`, None if unknown."""
+    reader = InotifyFD()
+    reader.start()
+    try:
+        group = InotifyWatchGroup(reader, os.fsencode(tmp_path), InotifyConstants.IN_CREATE)
+        ((wd, watch_of_kernel),) = reader._watch_for_wd.items()  # noqa: SLF001
+        assert list(watch_of_kernel.callbacks.values()) == [group]
+        event = InotifyEvent(wd, InotifyConstants.IN_CREATE, 0, b"x")
+        assert group._build_event_source_path(event) == os.fsencode(tmp_path / "x")  # noqa: SLF001
+        assert not event.is_directory
+        assert not event.is_ignored
+        group.deactivate()
+        assert group._build_event_source_path(event) is None  # noqa: SLF001
+    finally:
+        reader.stop()
+        reader.join()
+
+
 def test_an_overflow_is_an_event_like_any_other() -> None:
     """`is_queue_overflow` of an event without a watch."""
     overflow = InotifyEvent(-1, InotifyConstants.IN_Q_OVERFLOW, 0, b"")  # type: ignore[arg-type]

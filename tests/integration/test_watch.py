@@ -99,13 +99,13 @@ async def test_an_overflow_of_the_kernels_queue_is_said_and_loses_no_change(
     """A real one: the reader is held up until the queue is full, and a change falls off its end."""
     del events_alone
     gate = threading.Event()
-    handle_event = InotifyFD.handle_event
+    handle_event = watch._SafeInotifyFD.handle_event  # noqa: SLF001 - the seam between watchdog's thread and ours
 
-    def held_up(self: InotifyFD, event: InotifyEvent) -> None:
+    def held_up(self: watch._SafeInotifyFD, event: InotifyEvent) -> None:
         gate.wait()
         handle_event(self, event)
 
-    monkeypatch.setattr(InotifyFD, "handle_event", held_up)
+    monkeypatch.setattr(watch._SafeInotifyFD, "handle_event", held_up)  # noqa: SLF001
     async with followed(tree) as world:
         await asyncio.to_thread(fill_the_queue, tree / "a.com")
         replace_file(tree / "b.com" / "k.pem", B)
@@ -341,6 +341,27 @@ async def test_a_file_that_leaves_the_tree_holds_nothing_back(tree: Path) -> Non
     assert InotifyMoveEventGrouper.delay == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_changed_file_waits_for_the_reader_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is heard of without watchdog's other two threads, whatever keeps those."""
+    async with watched(tree) as (one, heard):
+        end_one_thread(monkeypatch, *EMITTER)
+        poke(tree / "b.com")
+        await eventually(one.ailment)
+        (tree / "a.com" / "k.pem").write_bytes(B)
+        await eventually(lambda: "a.com" in heard.dirty)
+
+
+async def test_an_event_of_nobody_knows_which_folder_makes_everything_dirty(tree: Path) -> None:
+    """So that a change is found even where watchdog has lost the name of a folder that it still watches."""
+    async with watched(tree) as (one, heard):
+        assert one._observer is not None  # noqa: SLF001 - the seam between watchdog's thread and ours
+        reader = one._observer.reader  # noqa: SLF001
+        reader.handle_event(InotifyEvent(4711, InotifyConstants.IN_MODIFY, 0, b"k.pem"))  # type: ignore[arg-type]
+        await eventually(lambda: heard.everything)
+        assert not heard.dirty
+
+
 async def test_a_name_that_begins_with_two_dots_makes_everything_dirty(tree: Path) -> None:
     """It is a volume of Kubernetes' at the root, whose swap names no tenant."""
     async with watched(tree) as (_, heard):
@@ -400,8 +421,8 @@ def end_one_thread(monkeypatch: pytest.MonkeyPatch, owner: type, step: str) -> N
 def poke(folder: Path) -> None:
     """Raise events that leave everything as it was, and wake up a thread to its end."""
     for _ in range(2):
-        (folder / "x").touch()
-        (folder / "x").unlink()
+        (folder / "x").mkdir()
+        (folder / "x").rmdir()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
