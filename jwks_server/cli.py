@@ -17,10 +17,10 @@ from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
 from jwks_server.daemon.inspect import check_tree, show_tenant
-from jwks_server.daemon.loader import Source
 from jwks_server.daemon.logs import complain
 from jwks_server.daemon.passwords import PasswordSources
 from jwks_server.daemon.revoke import revoke_key
+from jwks_server.daemon.source import Source
 
 ENVIRONMENT_PREFIX = "JWKS_SERVER_"
 MAX_PORT = 65_535

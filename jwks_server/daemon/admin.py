@@ -48,18 +48,21 @@ class Health:
         faulty = self._tenants_with(Level.FAULT)
         if faulty:
             reasons.append(f"{faulty} tenants have faulty files; 'jwks-server check' and the log name them")
+        if self._reconciler.unread:
+            reasons.append(f"{self._reconciler.unread} tenants cannot be read; the log names them")
         return reasons
 
     def metrics(self) -> Iterator[Metric]:
         """Yield the numbers; none is a label of a tenant's, of which there may be ten thousands."""
         supervisor, reconciler = self._supervisor, self._reconciler
         yield _gauge("tenants", "Tenants that are published.", len(self._store.tenants()))
-        yield _gauge("keys", "Members of all key sets.", sum(len(snapshot.published) for snapshot in self._store))
+        yield _gauge("keys", "Members of all key sets.", sum(len(p.kids) for p in self._store))
         yield _gauge("tenants_loading", "Tenants that wait for their first load.", reconciler.unloaded)
-        yield _gauge("tenants_withheld", "Tenants answered with 503.", sum(s.key_set is None for s in self._store))
+        yield _gauge("tenants_withheld", "Tenants answered with 503.", sum(p.key_set is None for p in self._store))
+        yield _gauge("tenants_unread", "Tenants whose last reading failed as a whole.", reconciler.unread)
         for level in Level:
             yield _gauge(f"tenants_with_{level.value}", f"Tenants with a {level.value}.", self._tenants_with(level))
-        yield _gauge("keys_owed", "Keys published only by their removal grace.", sum(len(s.owed) for s in self._store))
+        yield _gauge("keys_owed", "Keys published only by their removal grace.", sum(p.owed for p in self._store))
         yield _gauge("root_lost", "1 while the keystores folder cannot be read.", supervisor.root_fault is not None)
         yield _gauge("comparing", "1 while changes are found by comparing alone.", supervisor.comparing)
         yield _gauge("memory_failing", "1 while removed keys are not remembered.", self._memory.fault is not None)
@@ -71,7 +74,7 @@ class Health:
         yield _counter("readers_lost", "Reader processes that died or were ended.", self._workers.lost)
 
     def _tenants_with(self, level: Level) -> int:
-        return sum(any(problem.level is level for problem in snapshot.problems) for snapshot in self._store)
+        return sum(any(problem.level is level for problem in publication.problems) for publication in self._store)
 
 
 class AdminHandler:

@@ -2,28 +2,29 @@
 
 import logging
 
-from jwks_server.core.snapshot import Level, Problem, Snapshot
+from jwks_server.core.publication import Publication
+from jwks_server.core.snapshot import Level, Problem
 from jwks_server.daemon.logs import fields
 
 _log = logging.getLogger(__name__)
 _LEVELS = {Level.FAULT: logging.ERROR, Level.WARNING: logging.WARNING, Level.NOTICE: logging.INFO}
 
 
-def log_change(previous: Snapshot | None, snapshot: Snapshot, seconds: float) -> None:
-    """Say what differs between two snapshots of a tenant; nothing where nothing does."""
-    before = {key.kid for key in previous.published} if previous else set()
-    after = {key.kid for key in snapshot.published}
+def log_change(previous: Publication | None, publication: Publication, seconds: float) -> None:
+    """Say what differs between two publications of a tenant; nothing where nothing does."""
+    before = set(previous.kids) if previous else set()
+    after = set(publication.kids)
     milliseconds = round(seconds * 1000, 1)
-    if snapshot.gone:
+    if publication.gone:
         if previous is not None:
-            _log.info("tenant removed", extra=fields(tenant=snapshot.tenant, removed=sorted(before)))
+            _log.info("tenant removed", extra=fields(tenant=publication.tenant, removed=sorted(before)))
         return
-    if previous is None or _body(previous) != _body(snapshot):
+    if previous is None or _body(previous) != _body(publication):
         _log.log(
-            logging.INFO if snapshot.key_set else logging.WARNING,
-            "key set published" if snapshot.key_set else "key set withheld",
+            logging.INFO if publication.key_set else logging.WARNING,
+            "key set published" if publication.key_set else "key set withheld",
             extra=fields(
-                tenant=snapshot.tenant,
+                tenant=publication.tenant,
                 keys=len(after),
                 added=sorted(after - before),
                 removed=sorted(before - after),
@@ -31,19 +32,21 @@ def log_change(previous: Snapshot | None, snapshot: Snapshot, seconds: float) ->
             ),
         )
     old: frozenset[Problem] = frozenset(previous.problems) if previous else frozenset()
-    for problem in snapshot.problems:
+    for problem in publication.problems:
         if problem not in old:
             _log.log(
                 _LEVELS[problem.level],
                 problem.level.value,
-                extra=fields(tenant=snapshot.tenant, file=problem.file_name, reason=problem.text),
+                extra=fields(tenant=publication.tenant, file=problem.file_name, reason=problem.text),
             )
     for problem in sorted(
-        old - frozenset(snapshot.problems), key=lambda problem: (problem.file_name or "", problem.text)
+        old - frozenset(publication.problems), key=lambda problem: (problem.file_name or "", problem.text)
     ):
         if problem.level is Level.FAULT:
-            _log.info("fault gone", extra=fields(tenant=snapshot.tenant, file=problem.file_name, reason=problem.text))
+            _log.info(
+                "fault gone", extra=fields(tenant=publication.tenant, file=problem.file_name, reason=problem.text)
+            )
 
 
-def _body(snapshot: Snapshot) -> bytes | None:
-    return snapshot.key_set.body if snapshot.key_set else None
+def _body(publication: Publication) -> bytes | None:
+    return publication.key_set.body if publication.key_set else None

@@ -1,6 +1,6 @@
 """The public listener: two URLs, one representation each, and the whole contract around them (RFC 9110, RFC 9111).
 
-A request is answered from the snapshot that stands in the store at that moment. Its path is matched as it came, byte
+A request is answered from the publication that stands in the store at that moment. Its path is matched as it came, byte
 for byte: nothing is decoded, folded or looked for in a file system.
 """
 
@@ -15,7 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from jwks_server.core.errors import TenantNameError
 from jwks_server.core.keyset import KeySet
-from jwks_server.core.snapshot import Snapshot
+from jwks_server.core.publication import Publication
 from jwks_server.core.tenant import TenantName, tenant_name
 from jwks_server.daemon import clock
 
@@ -41,13 +41,13 @@ _PREFLIGHT = {
 
 _log = logging.getLogger(__name__)
 
-SnapshotOf = Callable[[TenantName], Awaitable[Snapshot | None]]
+FirstLoad = Callable[[TenantName], Awaitable[Publication | None]]
 
 
 class PublicHandler:
     """Answers the public listener's requests.
 
-    `ready` gives the snapshot that is there, `snapshot_of` waits for a first load; `expects` tells whether a name is a
+    `ready` gives the publication that is there, `first_load` waits for one; `expects` tells whether a name is a
     tenant's whose first load did not succeed yet.
     """
 
@@ -55,8 +55,8 @@ class PublicHandler:
         self,
         *,
         super_tenant: TenantName,
-        ready: Callable[[str], Snapshot | None],
-        first_load: SnapshotOf,
+        ready: Callable[[str], Publication | None],
+        first_load: FirstLoad,
         expects: Callable[[str], bool],
         media_type: str,
     ) -> None:
@@ -71,22 +71,22 @@ class PublicHandler:
         tenant = self._tenant(request.raw_path)
         if tenant is None:
             return problem(HTTPStatus.NOT_FOUND, "There is no such resource.")
-        snapshot = self._ready(tenant)
-        if snapshot is None and self._expects(tenant):
-            snapshot = await self._first_load(tenant)
-        if snapshot is None and not self._expects(tenant):
+        publication = self._ready(tenant)
+        if publication is None and self._expects(tenant):
+            publication = await self._first_load(tenant)
+        if publication is None and not self._expects(tenant):
             return problem(HTTPStatus.NOT_FOUND, "There is no such tenant.")
         if request.method == "OPTIONS":
             return web.Response(status=HTTPStatus.NO_CONTENT, headers=_PREFLIGHT)
         if request.method not in {"GET", "HEAD"}:
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"Use one of {METHODS}.", {"Allow": METHODS})
-        if snapshot is None or snapshot.key_set is None:
+        if publication is None or publication.key_set is None:
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "The tenant's keys cannot be read at the moment.",
                 {"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
-        return self._answer(request, snapshot, snapshot.key_set)
+        return self._answer(request, publication, publication.key_set)
 
     def _tenant(self, target: str) -> TenantName | None:
         """Return the tenant that a request target means (RFC 9112, section 3.2), by its exact text."""
@@ -102,8 +102,8 @@ class PublicHandler:
         except TenantNameError:
             return None
 
-    def _answer(self, request: web.BaseRequest, snapshot: Snapshot, key_set: KeySet) -> web.Response:
-        headers = {**_COMMON, "ETag": key_set.etag, "Cache-Control": _cache_control(snapshot, key_set)}
+    def _answer(self, request: web.BaseRequest, publication: Publication, key_set: KeySet) -> web.Response:
+        headers = {**_COMMON, "ETag": key_set.etag, "Cache-Control": _cache_control(publication, key_set)}
         if matches(request.headers.getall("If-None-Match", ()), key_set.etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return web.Response(body=key_set.body, headers={**headers, "Content-Type": self._media_type})
@@ -124,11 +124,11 @@ def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None =
     )
 
 
-def _cache_control(snapshot: Snapshot, key_set: KeySet) -> str:
+def _cache_control(publication: Publication, key_set: KeySet) -> str:
     """Return how long the set may be kept: no longer than until it changes by itself."""
     max_age = key_set.max_age
-    if snapshot.next_change.wall is not None or snapshot.next_change.steady is not None:
-        left = snapshot.next_change.seconds_from(clock.now())
+    if publication.next_change.wall is not None or publication.next_change.steady is not None:
+        left = publication.next_change.seconds_from(clock.now())
         max_age = max_age if left is None else min(max_age, int(left))
     return f"public, max-age={max_age}"
 

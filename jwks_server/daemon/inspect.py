@@ -16,7 +16,8 @@ from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import LoadJob, Source, load
+from jwks_server.daemon.loader import LoadJob, load
+from jwks_server.daemon.source import Source
 
 _WIDE_COLUMNS = 400
 _COLOURS = {Level.FAULT: "red", Level.WARNING: "yellow", Level.NOTICE: "dim"}
@@ -45,7 +46,7 @@ def show_tenant(source: Source, tenant: TenantName) -> int:
     """Print the tenant's key set; return 1 where the server would answer 503 instead. Its problems go to stderr."""
     if tenant not in list_root(source.root).tenants:
         raise SettingsError(f"no tenant {tenant} in {source.root}: there is no such folder")
-    snapshot = load(LoadJob(source, tenant)).snapshot
+    snapshot = load(LoadJob(source, tenant)).publication.sealed.open()
     for problem in snapshot.problems:
         sys.stderr.write(f"{problem.level}: {problem.file_name or tenant}: {problem.text}\n")
     if snapshot.key_set is None:
@@ -57,7 +58,7 @@ def show_tenant(source: Source, tenant: TenantName) -> int:
 def _load_all(source: Source, tenants: tuple[TenantName, ...]) -> Iterator[Snapshot]:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         for tenant in progress.track(tenants, description="Reading keystores"):
-            yield load(LoadJob(source, tenant)).snapshot
+            yield load(LoadJob(source, tenant)).publication.sealed.open()
 
 
 def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:

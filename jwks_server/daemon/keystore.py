@@ -65,6 +65,11 @@ def opened_root(root: str) -> Iterator[tuple[int, tuple[int, int]]]:
         os.close(descriptor)
 
 
+def open_folder(tenant: TenantName, root_descriptor: int) -> int:
+    """Return a descriptor of the tenant's folder, for the caller to close; raise OSError where there is none."""
+    return os.open(tenant, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY, dir_fd=root_descriptor)
+
+
 def list_root(root: str) -> Listing:
     """Return the tenants in the tree, by name; raise RootUnavailableError where it cannot be listed."""
     tenants: list[TenantName] = []

@@ -16,7 +16,8 @@ from pathlib import Path
 from jwks_server.core.errors import KeyFileError, TenantNameError
 from jwks_server.core.lifecycle import Owed, key_identity
 from jwks_server.core.memory import from_text, to_text, worth_remembering
-from jwks_server.core.snapshot import Remembered, Snapshot
+from jwks_server.core.publication import Publication
+from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName, tenant_name
 from jwks_server.daemon import clock
 from jwks_server.daemon.logs import fields
@@ -39,8 +40,8 @@ class Memory:
     def __init__(self, directory: Path | None) -> None:
         self.fault: str | None = None
         self._directory = directory / _FOLDER if directory is not None else None
-        self._waiting: dict[TenantName, Snapshot] = {}
-        self._noted: dict[TenantName, Snapshot] = {}
+        self._waiting: dict[TenantName, Publication] = {}
+        self._noted: dict[TenantName, Publication] = {}
         self._written: dict[TenantName, tuple[object, ...] | None] = {}
         self._known: dict[TenantName, frozenset[object]] = {}
         self._wake = asyncio.Event()
@@ -75,37 +76,37 @@ class Memory:
                     path.rename(path.with_name(f".damaged-{path.name[:200]}"))
         return remembered
 
-    async def secure(self, snapshot: Snapshot) -> None:
+    async def secure(self, publication: Publication) -> None:
         """Write keys that are new before they are published, so that no crash loses one that somebody has seen.
 
         A directory that fails or takes its time does not hold them back.
         """
-        keys = _identities(_owed(snapshot))
-        if self._directory is None or self.fault is not None or keys <= self._known.get(snapshot.tenant, frozenset()):
+        if self._directory is None or self.fault is not None or not publication.is_remembered:
             return
-        self.note(snapshot)
-        done, _ = await asyncio.wait(
-            {asyncio.ensure_future(self._write(snapshot.tenant))}, timeout=_LONGEST_WAIT_SECONDS
-        )
+        tenant = publication.tenant
+        if _identities(_owed(_worth(publication))) <= self._known.get(tenant, frozenset()):
+            return
+        self.note(publication)
+        done, _ = await asyncio.wait({asyncio.ensure_future(self._write(tenant))}, timeout=_LONGEST_WAIT_SECONDS)
         if not done:
             self._fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
-    def note(self, snapshot: Snapshot) -> None:
-        """Take in a snapshot that was published; the writing follows."""
-        worth = _worth(snapshot)
+    def note(self, publication: Publication) -> None:
+        """Take in what was published; the writing follows."""
+        tenant, worth = publication.tenant, _worth(publication)
         if worth:
-            self._noted[snapshot.tenant] = snapshot
+            self._noted[tenant] = publication
         else:
-            self._noted.pop(snapshot.tenant, None)
+            self._noted.pop(tenant, None)
         if self._directory is None:
             if worth and not self._has_warned:
                 self._has_warned = True
                 _log.warning(
                     "removal grace without a state directory: a restart ends it (set --state-dir)",
-                    extra=fields(tenant=snapshot.tenant),
+                    extra=fields(tenant=tenant),
                 )
-        elif snapshot.tenant in self._waiting or worth != self._written.get(snapshot.tenant, ()):
-            self._waiting[snapshot.tenant] = snapshot
+        elif tenant in self._waiting or worth != self._written.get(tenant, ()):
+            self._waiting[tenant] = publication
             self._wake.set()
 
     def doubt(self) -> None:
@@ -148,10 +149,10 @@ class Memory:
     async def _write(self, tenant: TenantName) -> bool:
         assert self._directory is not None  # noqa: S101 - nothing waits without one
         async with self._writing:
-            snapshot = self._waiting.pop(tenant, None)
-            if snapshot is None:
+            publication = self._waiting.pop(tenant, None)
+            if publication is None:
                 return True
-            worth = _worth(snapshot)
+            worth = _worth(publication)
             path = self._directory / tenant
             self._written[tenant] = None  # what is noted while this is written has to be written after it
             try:
@@ -159,13 +160,13 @@ class Memory:
                     await asyncio.to_thread(path.unlink, missing_ok=True)
                     self._written.pop(tenant, None)
                 else:
-                    await asyncio.to_thread(_replace, path, to_text(snapshot, clock.now()))
+                    await asyncio.to_thread(_replace, path, to_text(publication.sealed.open(), clock.now()))
                     self._written[tenant] = worth
             except OSError as error:
-                self._waiting.setdefault(tenant, snapshot)
+                self._waiting.setdefault(tenant, publication)
                 self._fail(error)
                 return False
-            self._known[tenant] = _identities(_owed(snapshot))
+            self._known[tenant] = _identities(_owed(worth))
             return True
 
     def _fail(self, error: OSError) -> None:
@@ -189,13 +190,13 @@ def _read(path: Path) -> Remembered:
         return from_text(file.read(_MAX_BYTES).decode("ascii", "replace"), clock.now())
 
 
-def _worth(snapshot: Snapshot) -> tuple[object, ...]:
+def _worth(publication: Publication) -> tuple[object, ...]:
     """Return what is to be remembered of the tenant, empty for nothing."""
-    return () if snapshot.gone else worth_remembering(snapshot)
+    return worth_remembering(publication.sealed.open()) if publication.is_remembered else ()
 
 
-def _owed(snapshot: Snapshot) -> Iterable[Owed]:
-    return (owed for owed in _worth(snapshot) if isinstance(owed, Owed))
+def _owed(worth: tuple[object, ...]) -> Iterable[Owed]:
+    return (owed for owed in worth if isinstance(owed, Owed))
 
 
 def _identities(owed: Iterable[Owed]) -> frozenset[object]:

@@ -1,4 +1,4 @@
-"""The only writer of the store: hints, timers and comparisons become loads, and loads become snapshots.
+"""The only writer of the store: hints, timers and comparisons become loads, and loads become publications.
 
 Nothing is taken from a hint but the tenant's name. What is published follows from reading its folder, so a hint that
 comes twice, late or for nothing does no harm.
@@ -8,17 +8,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
-from jwks_server.core.snapshot import Level, Remembered, Snapshot
+from jwks_server.core.publication import Publication
+from jwks_server.core.snapshot import Level, Remembered
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, tenant_name
 from jwks_server.daemon import clock
 from jwks_server.daemon.changes import log_change
-from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob
+from jwks_server.daemon.keystore import Listing
+from jwks_server.daemon.loader import Loaded, LoadJob
 from jwks_server.daemon.logs import fields
+from jwks_server.daemon.source import Source
 from jwks_server.daemon.store import Store
+from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob
 from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
 
 QUIET_SECONDS = 0.001
@@ -37,6 +41,8 @@ class Loader(Protocol):
     async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
     @overload
     async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+    @overload
+    async def run(self, job: ListingJob, urgency: int) -> Listing: ...
     def hurry(self, job: LoadJob) -> bool:
         """Move a job that still waits before the others; False where its folder may have been read already."""
         ...
@@ -44,7 +50,7 @@ class Loader(Protocol):
 
 @dataclass(slots=True)
 class _Slot:
-    """What the reconciler knows of a tenant besides its snapshot."""
+    """What the reconciler knows of a tenant besides its publication."""
 
     timer: asyncio.TimerHandle | None = None
     first_hint: float | None = None
@@ -57,6 +63,7 @@ class _Slot:
     wake: asyncio.TimerHandle | None = None
     wake_at: float = 0.0
     retries: int = 0
+    is_unread: bool = False
     signature: bytes | None = None
     device: int | None = None
     links: bool = False
@@ -72,8 +79,8 @@ class Reconciler:
     """Keeps the store equal to the tree. All methods belong to the event loop.
 
     `root` is the (device, inode) of the tree that is believed; what was read below another one is not published.
-    `on_root_doubt` is told when a load saw another root or none, `before_change` each snapshot before it is published
-    and `on_change` after.
+    `on_root_doubt` is told when a load saw another root or none, `before_change` each publication before it is made and
+    `on_change` after.
     """
 
     def __init__(
@@ -82,8 +89,8 @@ class Reconciler:
         store: Store,
         loader: Loader,
         *,
-        before_change: Callable[[Snapshot], Awaitable[None]] | None = None,
-        on_change: Callable[[Snapshot], None] = lambda _snapshot: None,
+        before_change: Callable[[Publication], Awaitable[None]] | None = None,
+        on_change: Callable[[Publication], None] = lambda _publication: None,
     ) -> None:
         self.root: tuple[int, int] | None = None
         self.on_root_doubt: Callable[[], None] = lambda: None
@@ -125,8 +132,8 @@ class Reconciler:
 
         await asyncio.gather(*(take_turns() for _ in range(side_by_side)))
 
-    async def first_load(self, tenant: TenantName, urgency: int = URGENT) -> Snapshot | None:
-        """Return the tenant's snapshot, after its first load where it still waits for that; None where it failed."""
+    async def first_load(self, tenant: TenantName, urgency: int = URGENT) -> Publication | None:
+        """Return what the tenant publishes, after its first load where it waits for that; None where it failed."""
         if tenant in self._unloaded and not self._closed:
             slot = self._slots.setdefault(tenant, _Slot())
             slot.urgency = min(slot.urgency, urgency)
@@ -169,10 +176,10 @@ class Reconciler:
 
     def hint_timed(self) -> None:
         """Build again all that depends on the wall clock, which has jumped."""
-        for snapshot in tuple(self._store):
-            timed = (snapshot.next_change.wall, snapshot.next_change.steady, snapshot.look_again.wall)
-            if snapshot.problems or any(due is not None for due in timed):
-                self.hint(snapshot.tenant)
+        for publication in tuple(self._store):
+            timed = (publication.next_change.wall, publication.next_change.steady, publication.look_again.wall)
+            if publication.problems or any(due is not None for due in timed):
+                self.hint(publication.tenant)
 
     async def close(self) -> None:
         """Let no timer start another load, and wait for none."""
@@ -189,17 +196,14 @@ class Reconciler:
 
     # --- comparison
 
-    def differing(self, survey: Survey) -> tuple[TenantName, ...]:
-        """Return the tenants whose folder is not as it was when it was read; those being read now are left out."""
-        return tuple(
-            tenant
-            for tenant in sorted({*survey.signatures, *self._store.tenants(), *self._unloaded})
-            if self._differs(tenant, survey.signatures.get(tenant, b""))
-        )
+    @property
+    def known(self) -> Collection[TenantName]:
+        """The tenants that are published, or wait for their first load."""
+        return {*self._store.tenants(), *self._unloaded}
 
-    def differing_links(self, survey: Survey) -> tuple[TenantName, ...]:
-        """Return those of the surveyed tenants that differ."""
-        return tuple(tenant for tenant, seen in survey.signatures.items() if self._differs(tenant, seen))
+    def differing(self, signatures: Mapping[TenantName, bytes | None]) -> tuple[TenantName, ...]:
+        """Return the tenants whose folder is not as it was when it was read; those being read now are left out."""
+        return tuple(tenant for tenant, seen in signatures.items() if self._differs(tenant, seen))
 
     def _differs(self, tenant: TenantName, seen: bytes | None) -> bool:
         slot = self._slots.get(tenant)
@@ -223,6 +227,11 @@ class Reconciler:
     def uncertain(self) -> tuple[TenantName, ...]:
         """The tenants that are being read, or whose last reading has to be done once more."""
         return tuple(tenant for tenant, slot in self._slots.items() if slot.busy or slot.signature is None)
+
+    @property
+    def unread(self) -> int:
+        """How many tenants' last reading failed as a whole: nothing is known of them but what they last gave."""
+        return sum(slot.is_unread for slot in self._slots.values())
 
     def linked(self) -> tuple[TenantName, ...]:
         """Return the tenants some of whose files lie elsewhere, where the watch sees nothing."""
@@ -251,26 +260,27 @@ class Reconciler:
                 try:
                     loaded = await self._read(tenant, slot)
                     if self._before_change is not None and loaded.root == self.root:
-                        await self._before_change(loaded.snapshot)
+                        await self._before_change(loaded.publication)
+                    slot.is_unread = False
                     self._accept(tenant, slot, loaded)
                     slot.deadly.clear()  # from now on the snapshot knows
                 except ReaderDiedError as error:
                     file = error.reading
-                    _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.file_name, reason=error))
-                    if file is None or (file.file_name, file.stamp) in slot.deadly:
-                        self._later(tenant, slot)
+                    _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
+                    if file is None or (file.name, file.stamp) in slot.deadly:
+                        self._fail(tenant, slot)
                     else:
-                        slot.deadly[file.file_name, file.stamp] = str(error)
+                        slot.deadly[file.name, file.stamp] = str(error)
                         slot.again = True
                 except RootUnavailableError:
                     self.on_root_doubt()
                     self._later(tenant, slot)
                 except LoaderError as error:
                     _log.error("tenant not read", extra=fields(tenant=tenant, reason=error))
-                    self._later(tenant, slot)
+                    self._fail(tenant, slot)
                 except Exception:  # noqa: BLE001 - whatever it is, it is this tenant's alone
                     _log.exception("tenant not read: a bug", extra=fields(tenant=tenant))
-                    self._later(tenant, slot)
+                    self._fail(tenant, slot)
         finally:
             slot.task = None
 
@@ -283,8 +293,7 @@ class Reconciler:
         slot.job = LoadJob(
             self._source,
             tenant,
-            # The finished set is the largest part of a snapshot, and the next one does not depend on it.
-            previous=previous and replace(previous, key_set=None),
+            previous=None if previous is None else previous.sealed,
             device=slot.device,
             remembered=self._remembered.get(tenant),
             deadly=dict(slot.deadly),
@@ -302,20 +311,20 @@ class Reconciler:
             self.on_root_doubt()
             self._later(tenant, slot)
             return
-        snapshot, previous = loaded.snapshot, self._store.get(tenant)
+        publication, previous = loaded.publication, self._store.get(tenant)
         slot.signature, slot.device, slot.links = loaded.signature, loaded.device, loaded.links
         self._unloaded.pop(tenant, None)
-        self._remembered.pop(tenant, None)  # from now on the snapshot remembers
-        if snapshot.gone:
+        self._remembered.pop(tenant, None)  # from now on its snapshot remembers
+        if publication.gone:
             self._store.remove(tenant)
             self._forget(tenant, slot)
         else:
-            self._store.swap(snapshot)
-            self._wake_on_time(tenant, slot, snapshot)
-            self._retry(tenant, slot, snapshot, previous)
-        self.swaps += previous is None or previous.key_set != snapshot.key_set
-        log_change(previous, snapshot, time.monotonic() - slot.read_at)
-        self._on_change(snapshot)
+            self._store.swap(publication)
+            self._wake_on_time(tenant, slot, publication)
+            self._retry(tenant, slot, publication, previous)
+        self.swaps += previous is None or previous.key_set != publication.key_set
+        log_change(previous, publication, time.monotonic() - slot.read_at)
+        self._on_change(publication)
 
     def _forget(self, tenant: TenantName, slot: _Slot) -> None:
         if slot.wake is not None:
@@ -325,25 +334,29 @@ class Reconciler:
 
     # --- time
 
-    def _wake_on_time(self, tenant: TenantName, slot: _Slot, snapshot: Snapshot) -> None:
+    def _wake_on_time(self, tenant: TenantName, slot: _Slot, publication: Publication) -> None:
         """Build again when validity, a grace or a settling time ends: a set changes with time as well as with files."""
         if slot.wake is not None:
             slot.wake.cancel()
             slot.wake = None
         now = clock.now()
-        waits = [due.seconds_from(now) for due in (snapshot.next_change, snapshot.look_again)]
+        waits = [due.seconds_from(now) for due in (publication.next_change, publication.look_again)]
         due = min((wait for wait in waits if wait is not None), default=None)
         if due is not None:
             self._call_later(min(due, LONGEST_TIMER_SECONDS), tenant, slot)
 
-    def _retry(self, tenant: TenantName, slot: _Slot, snapshot: Snapshot, previous: Snapshot | None) -> None:
+    def _retry(self, tenant: TenantName, slot: _Slot, publication: Publication, previous: Publication | None) -> None:
         """Look again soon at files that may be half-written, and now and then at those that stay bad."""
-        faulty = {(file.name, file.stamp) for file in snapshot.files if file.faults}
-        if not faulty and (snapshot.present or snapshot.owed) and not _folder_fault(snapshot):
+        if not publication.faulty and (publication.present or publication.owed) and not _folder_fault(publication):
             slot.retries = 0
             return
-        if previous is None or faulty != {(file.name, file.stamp) for file in previous.files if file.faults}:
+        if previous is None or publication.faulty != previous.faulty:
             slot.retries = 0
+        self._later(tenant, slot)
+
+    def _fail(self, tenant: TenantName, slot: _Slot) -> None:
+        """Note that nothing could be learned of the tenant, which stays as it is, and try again."""
+        slot.is_unread = True
         self._later(tenant, slot)
 
     def _later(self, tenant: TenantName, slot: _Slot) -> None:
@@ -369,9 +382,9 @@ class Reconciler:
             slot.wake = loop.call_at(slot.wake_at, wake)
 
 
-def _folder_fault(snapshot: Snapshot) -> bool:
+def _folder_fault(publication: Publication) -> bool:
     """Tell whether something of the tenant that is no key file cannot be used."""
     return any(
         problem.level is Level.FAULT and (problem.file_name is None or problem.file_name in {POLICY_FILE, REVOKED_FILE})
-        for problem in snapshot.problems
+        for problem in publication.problems
     )

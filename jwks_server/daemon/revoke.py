@@ -10,8 +10,9 @@ from jwks_server.core.lifecycle import key_identity
 from jwks_server.core.snapshot import Snapshot
 from jwks_server.core.tenant import REVOKED_FILE, TenantName
 from jwks_server.daemon import clock
-from jwks_server.daemon.loader import LoadJob, Source, load
+from jwks_server.daemon.loader import LoadJob, load
 from jwks_server.daemon.memory import recall_tenant
+from jwks_server.daemon.source import Source
 
 
 def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | None, *, force: bool) -> int:
@@ -29,7 +30,7 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
         remembered = None if state_dir is None else recall_tenant(state_dir, tenant)
     except (OSError, KeyFileError) as error:
         raise SettingsError(f"state directory {state_dir} cannot be used: {error}") from error
-    snapshot = load(LoadJob(source, tenant, remembered=remembered)).snapshot
+    snapshot = load(LoadJob(source, tenant, remembered=remembered)).publication.sealed.open()
     names = _names(snapshot, kid)
     if not names and not force:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""Keeps the watch alive and the store honest: the root's identity, the watch's health, periodic comparison.
+"""Keeps the watch alive and the store honest: the root's identity, the watch's health, when to compare.
 
 Three things can be wrong, each loud and each survived: the root is gone (all that is published stays), the watch is
 deaf (comparing goes on more often), a comparison found what no event named (the watch is built anew).
@@ -12,30 +12,20 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError
-from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import clock
+from jwks_server.daemon.compare import Comparer
 from jwks_server.daemon.keystore import Listing, list_root
-from jwks_server.daemon.loader import Source, Survey, SurveyJob
 from jwks_server.daemon.logs import fields
 from jwks_server.daemon.mounts import file_system_without_events
 from jwks_server.daemon.reconcile import Loader, Reconciler
+from jwks_server.daemon.source import Source
+from jwks_server.daemon.survey import ListingJob
 from jwks_server.daemon.watch import Listener, Watch
 from jwks_server.daemon.workers import URGENT
 
 ROOT_POLL_SECONDS = 0.25
 HEALTH_SECONDS = 1.0
-EVENT_PATIENCE_SECONDS = 0.1
 JUMP_SECONDS = 0.5
-SHORTEST_PAUSE_SECONDS = 1.0
-PAUSE = (50, SHORTEST_PAUSE_SECONDS, 60.0)
-DEAF_PAUSE = (10, 0.1, 10.0)
-"""The pause between comparisons: a multiple of the last one's time, and its least and most seconds."""
-
-BREATH = 4
-"""Between comparisons that were asked for, this multiple of the last one's time: a fifth of a worker at most."""
-
-LINKS_SHARE = 10
-"""Between looks at linked tenants, this multiple of the last look's time."""
 
 SHORTEST_REBUILD_SECONDS, LONGEST_REBUILD_SECONDS = 0.2, 30.0
 
@@ -55,7 +45,6 @@ class Supervisor:
     ) -> None:
         self.root_fault: str | None = None
         self.watch_fault: str | None = None
-        self.missed = 0
         self.rebuilds = 0
         self._eventless = file_system_without_events(source.root)
         self._source = source
@@ -67,11 +56,19 @@ class Supervisor:
         self._strangers: frozenset[str] = frozenset()
         self._has_tenants = False
         self._root_doubt = asyncio.Event()
-        self._compare_now = asyncio.Event()
         self._rebuild_now = asyncio.Event()
         self._rebuild_reason = ""
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._comparer = Comparer(
+            source,
+            reconciler,
+            loader,
+            on_listing=self._believe,
+            on_root_doubt=self._root_doubt.set,
+            on_missed=lambda tenant: self._want_rebuild(f"no event named a change of {tenant}"),
+            is_deaf=lambda: self.comparing,
+        )
         reconciler.on_root_doubt = self._root_doubt.set
 
     async def start(self) -> Listing:
@@ -88,7 +85,13 @@ class Supervisor:
         """Begin to supervise."""
         if self.watch_fault is not None:
             self._want_rebuild(self.watch_fault)
-        for watchman in (self._watch_root, self._watch_watch, self._compare, self._rebuild, self._poll_links):
+        for watchman in (
+            self._watch_root,
+            self._watch_watch,
+            self._rebuild,
+            self._comparer.compare,
+            self._comparer.poll_links,
+        ):
             self._tasks.append(asyncio.get_running_loop().create_task(_survive(watchman)))
 
     async def close(self) -> None:
@@ -126,16 +129,16 @@ class Supervisor:
             unchanged = identity == self._reconciler.root and self.root_fault is None
             if unchanged and not doubted:
                 return
-            survey = await self._loader.run(SurveyJob(self._source, ()), URGENT)
+            listing = await self._loader.run(ListingJob(self._source), URGENT)
         except RootUnavailableError as error:
             self._lose_root(str(error))
             return
         except LoaderError as error:
             self._lose_root(f"keystores folder {self._source.root}: {error}")
             return
-        if unchanged and survey.listing.identity == self._reconciler.root:
+        if unchanged and listing.identity == self._reconciler.root:
             return
-        if not survey.listing.tenants and self._has_tenants:
+        if not listing.tenants and self._has_tenants:
             # Whatever its identity: a folder that is removed and made again may get its old inode back.
             self._lose_root(
                 f"keystores folder {self._source.root} is another one than before and empty; is it mounted?"
@@ -143,10 +146,10 @@ class Supervisor:
             return
         _log.warning(
             "keystores folder is back" if self.root_fault else "keystores folder was replaced",
-            extra=fields(root=self._source.root, tenants=len(survey.listing.tenants)),
+            extra=fields(root=self._source.root, tenants=len(listing.tenants)),
         )
         self.root_fault = None
-        self._believe(survey.listing)
+        self._believe(listing)
         self._eventless = await asyncio.to_thread(file_system_without_events, self._source.root)
         self._want_rebuild("the keystores folder is not the one that was watched")
         self._hurry.set()
@@ -188,20 +191,20 @@ class Supervisor:
             if ailment is None and watched is not None and watched < self._folders:
                 # Folders come and go: only what a new look at the tree confirms is a lack of watches.
                 with suppress(RootUnavailableError, LoaderError):
-                    self._believe_folders(await self._loader.run(SurveyJob(self._source, ()), URGENT))
+                    self._believe_folders(await self._loader.run(ListingJob(self._source), URGENT))
                 if watched < self._folders:
                     ailment = self._uncovered(watched)
             if ailment is not None and self._watch is watch:
                 self._want_rebuild(ailment)
 
-    def _believe_folders(self, survey: Survey) -> None:
-        if survey.listing.identity == self._reconciler.root:
-            self._folders = survey.listing.folders
+    def _believe_folders(self, listing: Listing) -> None:
+        if listing.identity == self._reconciler.root:
+            self._folders = listing.folders
 
     def _want_rebuild(self, reason: str) -> None:
         self._rebuild_reason = reason
         self._rebuild_now.set()
-        self._compare_now.set()  # whatever was lost is found now, not when the new watch stands
+        self._comparer.want()  # whatever was lost is found now, not when the new watch stands
 
     async def _rebuild(self) -> None:
         """Build the watch anew whenever something asks for it, ever more slowly while that does not help."""
@@ -217,7 +220,7 @@ class Supervisor:
                 "watch rebuilt" if self.watch_fault is None else "watch not rebuilt; comparing instead",
                 extra=fields(reason=self.watch_fault or reason),
             )
-            self._compare_now.set()
+            self._comparer.want()
             started = time.monotonic()
             await asyncio.sleep(SHORTEST_REBUILD_SECONDS)
             with suppress(TimeoutError):
@@ -262,28 +265,7 @@ class Supervisor:
     def compare_now(self, reason: str) -> None:
         """Compare the whole tree at once, for instance because somebody asks for it by SIGHUP."""
         _log.info("comparing the whole tree", extra=fields(reason=reason))
-        self._compare_now.set()
-
-    # --- comparison
-
-    async def _compare(self) -> None:
-        """Compare the tree with what is published, all the time, and at once where something asks for it."""
-        pause = SHORTEST_PAUSE_SECONDS
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._compare_now.wait()
-            self._compare_now.clear()
-            took = 0.0
-            try:
-                took = await self._compare_once()
-            except RootUnavailableError:
-                self._root_doubt.set()
-            except LoaderError as error:
-                _log.error("comparison failed", extra=fields(reason=error))
-            await asyncio.sleep(BREATH * took)
-            share, least, most = DEAF_PAUSE if self.comparing else PAUSE
-            pause = min(max(share * took, least), most)
+        self._comparer.want()
 
     @property
     def comparing(self) -> bool:
@@ -291,46 +273,10 @@ class Supervisor:
         is_deaf = self.watch_fault is not None or self._rebuild_now.is_set()
         return is_deaf or self._eventless is not None
 
-    async def _compare_once(self) -> float:
-        """Compare once; return the seconds of work that it was."""
-        started = time.monotonic()
-        survey = await self._loader.run(SurveyJob(self._source), URGENT)
-        if survey.listing.identity != self._reconciler.root:
-            self._root_doubt.set()
-            return survey.seconds
-        self._believe(survey.listing)
-        differing = self._reconciler.differing(survey)
-        changed = tuple(tenant for tenant in differing if self._reconciler.was_certain(tenant))
-        for tenant in differing:
-            self._reconciler.hint(tenant)
-        if changed and not self.comparing:
-            # An event for it may still be on its way.
-            since = started - EVENT_PATIENCE_SECONDS
-            asyncio.get_running_loop().call_later(EVENT_PATIENCE_SECONDS, self._count_missed, changed, since)
-        return survey.seconds
-
-    def _count_missed(self, changed: tuple[TenantName, ...], since: float) -> None:
-        """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
-        linked = set(self._reconciler.linked())
-        unnamed = [
-            tenant for tenant in changed if tenant not in linked and not self._reconciler.had_event_since(tenant, since)
-        ]
-        if unnamed and not self._rebuild_now.is_set():
-            self.missed += len(unnamed)
-            self._want_rebuild(f"no event named a change of {unnamed[0]}")
-
-    async def _poll_links(self) -> None:
-        """Look often at the tenants whose files lie elsewhere: no watch of the tree sees a change of those."""
-        took = 0.0
-        while True:
-            await asyncio.sleep(max(ROOT_POLL_SECONDS, LINKS_SHARE * took))
-            linked = self._reconciler.linked()
-            if linked and self.root_fault is None:
-                with suppress(RootUnavailableError, LoaderError):
-                    survey = await self._loader.run(SurveyJob(self._source, linked), URGENT)
-                    for tenant in self._reconciler.differing_links(survey):
-                        self._reconciler.hint(tenant)
-                    took = survey.seconds
+    @property
+    def missed(self) -> int:
+        """How many changes no event had named."""
+        return self._comparer.missed
 
 
 def _identity(root: str) -> tuple[int, int]:

@@ -8,22 +8,26 @@ import asyncio
 import heapq
 import itertools
 import logging
-import pickle
 import signal
-import sys
 from collections import deque
 from contextlib import suppress
 from typing import overload
 
 from jwks_server.core.errors import LoaderError
-from jwks_server.daemon.loader import Loaded, LoadJob, Survey, SurveyJob
+from jwks_server.daemon.frames import Answer, Bug, Failed, GarbledError, answer_in, framed
+from jwks_server.daemon.keystore import Listing
+from jwks_server.daemon.loader import Loaded, LoadJob
 from jwks_server.daemon.logs import fields
-from jwks_server.daemon.worker import FILE_SECONDS, HEADER_BYTES, READY, Failed, Reading, frame_length, framed
+from jwks_server.daemon.process import ReaderProcess
+from jwks_server.daemon.progress import Reading
+from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob
+from jwks_server.daemon.worker import FILE_SECONDS, Job
 
 URGENT, ROUTINE = 0, 1
 
 _GRACE_SECONDS = 2.0
-_SURVEY_SECONDS = 60.0
+_LOOKS = 4
+_LISTING_SECONDS = 60.0
 _RESPAWN_SECONDS = 1.0
 _START_SECONDS = 60.0
 
@@ -38,16 +42,20 @@ class ReaderDiedError(LoaderError):
         self.reading = reading
 
 
+class ReaderBugError(Exception):
+    """A worker met a failure that nobody thought of; the text is its traceback."""
+
+
 class Workers:
     """A fixed number of reader processes, and the jobs that wait for one, the urgent first."""
 
     def __init__(self, count: int, *, file_seconds: float = FILE_SECONDS) -> None:
         self._count = count
         self._file_seconds = file_seconds
-        self._processes: set[asyncio.subprocess.Process] = set()
-        self._idle: deque[asyncio.subprocess.Process] = deque()
-        self._waiting: list[tuple[int, int, asyncio.Future[asyncio.subprocess.Process]]] = []
-        self._waiting_jobs: dict[int, asyncio.Future[asyncio.subprocess.Process]] = {}
+        self._processes: set[ReaderProcess] = set()
+        self._idle: deque[ReaderProcess] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[ReaderProcess]]] = []
+        self._waiting_jobs: dict[int, asyncio.Future[ReaderProcess]] = {}
         self._turn = itertools.count()
         self._watched: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -68,9 +76,10 @@ class Workers:
         for task in tuple(self._watched):
             task.cancel()
         for process in self._processes:
-            with suppress(ProcessLookupError):
-                process.kill()
-        await asyncio.gather(*(process.wait() for process in self._processes))
+            process.kill()
+        with suppress(TimeoutError):  # one that hangs in the kernel ends when that lets it go
+            async with asyncio.timeout(_GRACE_SECONDS):
+                await asyncio.gather(*(process.exited.wait() for process in self._processes))
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -86,7 +95,9 @@ class Workers:
     async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
     @overload
     async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
-    async def run(self, job: LoadJob | SurveyJob, urgency: int) -> Loaded | Survey:
+    @overload
+    async def run(self, job: ListingJob, urgency: int) -> Listing: ...
+    async def run(self, job: Job, urgency: int) -> Loaded | Survey | Listing:
         """Return the job's result; raise what it raised, or ReaderDiedError where its worker did not survive it."""
         worker = await self._acquire(job, urgency)
         healthy = False
@@ -98,34 +109,32 @@ class Workers:
                 self._release(worker)
             else:
                 self._replace(worker)
-        if isinstance(answer, Failed):
-            raise answer.error
-        return answer
+        match answer:
+            case Failed(error):
+                raise error
+            case Bug(traceback):
+                raise ReaderBugError(traceback)
+            case _:
+                return answer
 
-    async def _ask(self, worker: asyncio.subprocess.Process, job: LoadJob | SurveyJob) -> Loaded | Survey | Failed:
-        assert worker.stdin is not None  # noqa: S101 - made with pipes
-        assert worker.stdout is not None  # noqa: S101
-        patience = _SURVEY_SECONDS if isinstance(job, SurveyJob) else self._file_seconds + _GRACE_SECONDS
-        reading = None
+    async def _ask(self, worker: ReaderProcess, job: Job) -> Answer:
+        answer = worker.ask(framed(job))
+        patience = _LISTING_SECONDS if isinstance(job, ListingJob) else self._file_seconds + _GRACE_SECONDS
+        steps, looks = worker.progress.steps, 0
+        while not (await asyncio.wait((answer,), timeout=patience / _LOOKS))[0]:
+            looks = looks + 1 if steps == worker.progress.steps else 0
+            steps = worker.progress.steps
+            if looks == _LOOKS:
+                raise ReaderDiedError(self._too_slow, worker.progress.reading)
         try:
-            worker.stdin.write(framed(job))
-            while True:
-                async with asyncio.timeout(patience):
-                    header = await worker.stdout.readexactly(HEADER_BYTES)
-                    message = pickle.loads(  # noqa: S301 - our own worker wrote it
-                        await worker.stdout.readexactly(frame_length(header))
-                    )
-                if not isinstance(message, Reading):
-                    answer: Loaded | Survey | Failed = message
-                    return answer
-                reading = message
-        except TimeoutError:
-            raise ReaderDiedError(self._too_slow, reading) from None
-        except (asyncio.IncompleteReadError, OSError, RuntimeError):  # RuntimeError: uvloop's for a closed pipe
+            return answer_in(answer.result())
+        except ConnectionError:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_SECONDS):
-                    await worker.wait()
-            raise ReaderDiedError(self._how_it_died(worker.returncode), reading) from None
+                    await worker.exited.wait()
+            raise ReaderDiedError(self._how_it_died(worker.returncode), worker.progress.reading) from None
+        except GarbledError as error:
+            raise ReaderDiedError(str(error), worker.progress.reading) from error
 
     def hurry(self, job: LoadJob) -> bool:
         """Move a job before the routine ones and return True, or False where it does not wait any more."""
@@ -135,10 +144,10 @@ class Workers:
         heapq.heappush(self._waiting, (URGENT, next(self._turn), future))  # its old place is passed over
         return True
 
-    async def _acquire(self, job: LoadJob | SurveyJob, urgency: int) -> asyncio.subprocess.Process:
+    async def _acquire(self, job: Job, urgency: int) -> ReaderProcess:
         if self._idle:
             return self._idle.pop()
-        future: asyncio.Future[asyncio.subprocess.Process] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ReaderProcess] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (urgency, next(self._turn), future))
         self._waiting_jobs[id(job)] = future
         try:
@@ -150,7 +159,7 @@ class Workers:
         finally:
             del self._waiting_jobs[id(job)]
 
-    def _release(self, worker: asyncio.subprocess.Process) -> None:
+    def _release(self, worker: ReaderProcess) -> None:
         while self._waiting:
             _, _, future = heapq.heappop(self._waiting)
             if not future.done():
@@ -158,11 +167,10 @@ class Workers:
                 return
         self._idle.append(worker)
 
-    def _replace(self, worker: asyncio.subprocess.Process) -> None:
+    def _replace(self, worker: ReaderProcess) -> None:
         self._processes.discard(worker)
         self.lost += not self._closed
-        with suppress(ProcessLookupError):
-            worker.kill()
+        worker.kill()
         if not self._closed:
             task = asyncio.ensure_future(self._respawn())
             self._starting.add(task)
@@ -179,36 +187,28 @@ class Workers:
                 return
 
     async def _spawn(self) -> None:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a module in the folder that the server was started in is none of ours
-            "-c",
-            "from jwks_server.daemon.worker import main; main()",
-            str(self._file_seconds),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        worker = ReaderProcess()
+        await worker.start(self._file_seconds)
         self._processes.add(worker)
         for task in (asyncio.ensure_future(self._greet(worker)), asyncio.ensure_future(self._mourn(worker))):
             self._watched.add(task)
             task.add_done_callback(self._watched.discard)
 
-    async def _greet(self, worker: asyncio.subprocess.Process) -> None:
+    async def _greet(self, worker: ReaderProcess) -> None:
         """Give jobs to a worker that is ready; one that does not get there is replaced, after a pause."""
-        assert worker.stdout is not None  # noqa: S101 - made with pipes
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
-                await worker.stdout.readexactly(len(READY))
-        except (TimeoutError, asyncio.IncompleteReadError, OSError, RuntimeError):
-            _log.error("a reader process did not start", extra=fields(pid=worker.pid))
-            await asyncio.sleep(_RESPAWN_SECONDS)
-            self._replace(worker)
-        else:
+                await worker.ready.wait()
+        if worker.ready.is_set() and not worker.says_no_more:
             self._release(worker)
+            return
+        _log.error("a reader process did not start", extra=fields(pid=worker.pid))
+        await asyncio.sleep(_RESPAWN_SECONDS)
+        self._replace(worker)
 
-    async def _mourn(self, worker: asyncio.subprocess.Process) -> None:
+    async def _mourn(self, worker: ReaderProcess) -> None:
         """Replace a worker that dies while it has nothing to do; one that dies at work is missed by its job."""
-        await worker.wait()
+        await worker.exited.wait()
         if worker in self._idle:
             self._idle.remove(worker)
             self._replace(worker)

@@ -11,10 +11,12 @@ import pytest
 from support.certificates import certificate, pem, private_key, replace_file
 from support.server import Server, wait_until
 
+from jwks_server.core.publication import Sealed
 from jwks_server.core.snapshot import Level, Snapshot
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import keystore
-from jwks_server.daemon.loader import LoadJob, Source, load
+from jwks_server.daemon.loader import LoadJob, load
+from jwks_server.daemon.source import Source
 
 A, B = (pem(certificate(private_key("P-256", number))) for number in (1, 2))
 AS_OWNER_ONLY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
@@ -39,15 +41,19 @@ def first(folder: Path) -> LoadJob:
 def after(job: LoadJob) -> LoadJob:
     """Do the job, and return the one that comes next."""
     loaded = load(job)
-    return replace(job, previous=loaded.snapshot, device=loaded.device)
+    return replace(job, previous=loaded.publication.sealed, device=loaded.device)
 
 
 def later(job: LoadJob) -> Snapshot:
     """Return what is there after two more reads: whatever only settles has settled, a fault has not."""
     assert job.previous is not None
-    settled = after(after(job)).previous
-    assert settled is not None
-    return settled
+    return known(after(after(job)))
+
+
+def known(job: LoadJob) -> Snapshot:
+    """Return what is known before the job is done."""
+    assert job.previous is not None
+    return job.previous.open()
 
 
 def faults(snapshot: Snapshot) -> dict[str | None, str]:
@@ -55,9 +61,8 @@ def faults(snapshot: Snapshot) -> dict[str | None, str]:
     return {problem.file_name: problem.text for problem in snapshot.problems if problem.level is Level.FAULT}
 
 
-def keys(snapshot: Snapshot | None) -> set[str]:
+def keys(snapshot: Snapshot) -> set[str]:
     """Return the published key ids."""
-    assert snapshot is not None
     assert snapshot.key_set is not None
     assert {key["kid"] for key in json.loads(snapshot.key_set.body)["keys"]} == {k.kid for k in snapshot.published}
     return {key.kid for key in snapshot.published}
@@ -85,7 +90,7 @@ def test_a_file_that_cannot_be_read_keeps_its_keys(
 ) -> None:
     """An error of the disk or the network is a fault, never a removal; the other file's change is published."""
     job = after(first(folder))
-    before = keys(job.previous)
+    before = keys(known(job))
     with monkeypatch.context() as patch:
         failed = fails_on(patch, call, number, None if call == "read" else "a.pem")
         snapshot = later(job)
@@ -102,25 +107,24 @@ def test_a_folder_that_cannot_be_read_keeps_everything(
 ) -> None:
     """Its keys, its policy and its revoked keys; a folder's fault has no file's name."""
     job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(job.previous)) + "\n")
+    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
     job = after(job)
-    assert job.previous is not None
-    assert len(keys(job.previous)) == 1
+    assert len(keys(known(job))) == 1
     with monkeypatch.context() as patch:
         assert fails_on(patch, call, number, None if call == "scandir" else folder.name) is not None
         snapshot = later(job)
     assert faults(snapshot).keys() == {None}
     assert os.strerror(number) in faults(snapshot)[None]
-    assert snapshot.key_set == job.previous.key_set
-    assert snapshot.policy == job.previous.policy
-    assert snapshot.revoked == job.previous.revoked
+    assert snapshot.key_set == known(job).key_set
+    assert snapshot.policy == known(job).policy
+    assert snapshot.revoked == known(job).revoked
 
 
 def test_a_file_that_grows_while_it_is_read_keeps_its_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of two states of a file are never taken for one; when it rests it is read."""
     job = after(first(folder))
-    before = keys(job.previous)
+    before = keys(known(job))
     real = os.read
     with monkeypatch.context() as patch:
 
@@ -142,7 +146,7 @@ def test_a_file_that_grows_while_it_is_read_keeps_its_keys(folder: Path, monkeyp
 def test_what_is_no_regular_file_in_a_files_place_keeps_its_keys(folder: Path, tmp_path: Path, kind: str) -> None:
     """It is a fault with a text, it is never waited for, and the other file's change is published."""
     job = after(first(folder))
-    before = keys(job.previous)
+    before = keys(known(job))
     path = folder / "a.pem"
     path.unlink()
     listener = socket.socket(socket.AF_UNIX)
@@ -177,7 +181,7 @@ def test_a_link_to_a_folder_and_a_folder_are_no_key_files(folder: Path) -> None:
     (folder / "c.pem").mkdir()
     (folder / "c.pem" / "x.pem").write_text("garbage")
     (folder / "d.pem").symlink_to("c.pem")
-    snapshot = load(first(folder)).snapshot
+    snapshot = load(first(folder)).publication.sealed.open()
     assert len(keys(snapshot)) == 2
     assert not snapshot.problems
 
@@ -189,10 +193,10 @@ def test_a_tenants_link_that_leads_nowhere_keeps_its_set(folder: Path, link: str
     folder.rename(folder.with_name(".away"))
     folder.symlink_to(link)
     snapshot = later(job)
-    assert keys(snapshot) == keys(job.previous)
+    assert keys(snapshot) == keys(known(job))
     assert "folder cannot be read" in faults(snapshot)[None]
     assert keystore.list_root(str(folder.parent)).tenants == ("foo.com",)
-    never_good = load(first(folder)).snapshot
+    never_good = load(first(folder)).publication.sealed.open()
     assert never_good.key_set is None
     assert never_good.present
 
@@ -205,12 +209,12 @@ def test_an_empty_folder_on_another_device_keeps_its_keys(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
     snapshot = later(elsewhere)
-    assert keys(snapshot) == keys(job.previous)
+    assert keys(snapshot) == keys(known(job))
     assert "is it mounted?" in faults(snapshot)[None]
     assert load(elsewhere).device == elsewhere.device
     (folder / "b.pem").write_bytes(B)
     assert load(elsewhere).device == job.device
-    assert not faults(load(elsewhere).snapshot)
+    assert not faults(load(elsewhere).publication.sealed.open())
 
 
 def test_a_file_name_that_is_no_text_is_a_fault_on_one_line(folder: Path) -> None:
@@ -291,7 +295,7 @@ ODD = {
 def test_an_odd_policy_or_list_keeps_what_the_last_good_one_said(folder: Path, name: str, content: bytes) -> None:
     """What was revoked stays revoked, and the policy stays as it was."""
     job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(job.previous)) + "\n")
+    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
     job = after(job)
     replace_file(folder / name, content)
@@ -316,7 +320,7 @@ def test_a_policy_nested_without_end_keeps_the_last_good_one(folder: Path, conte
 def test_what_is_no_file_in_the_place_of_a_policy_or_list_keeps_it(folder: Path, name: str, kind: str) -> None:
     """A folder too: container runtimes make one where the file to be mounted is missing."""
     job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(job.previous)) + "\n")
+    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
     job = after(job)
     path = folder / name
@@ -330,9 +334,9 @@ def test_what_is_no_file_in_the_place_of_a_policy_or_list_keeps_it(folder: Path,
             path.symlink_to("nowhere")
         case _:
             path.symlink_to(name)
-    snapshot = load(job).snapshot
+    snapshot = load(job).publication.sealed.open()
     for _ in range(2):
-        snapshot = load(replace(job, previous=replace_settled(snapshot))).snapshot
+        snapshot = load(replace(job, previous=Sealed(replace_settled(snapshot)))).publication.sealed.open()
     assert set(faults(snapshot)) == {name}
     assert_as_before(snapshot, job)
 
@@ -348,10 +352,9 @@ def replace_settled(snapshot: Snapshot) -> Snapshot:
 
 def assert_as_before(snapshot: Snapshot, job: LoadJob) -> None:
     """Check that set, policy and revoked keys are those of the job's previous snapshot."""
-    assert job.previous is not None
-    assert snapshot.key_set == job.previous.key_set
-    assert snapshot.policy.value == job.previous.policy.value
-    assert snapshot.revoked.value == job.previous.revoked.value
+    assert snapshot.key_set == known(job).key_set
+    assert snapshot.policy.value == known(job).policy.value
+    assert snapshot.revoked.value == known(job).revoked.value
 
 
 def test_a_folder_with_very_many_entries_is_read(keystores: Path) -> None:
@@ -362,7 +365,6 @@ def test_a_folder_with_very_many_entries_is_read(keystores: Path) -> None:
         (crowd / f"{number}.pem").touch()
     (crowd / "good.pem").write_bytes(A)
     job = after(first(crowd))
-    assert len(keys(job.previous)) == 1
-    assert job.previous is not None
-    assert len(faults(job.previous)) == 600
-    assert keys(later(job)) == keys(job.previous)
+    assert len(keys(known(job))) == 1
+    assert len(faults(known(job))) == 600
+    assert keys(later(job)) == keys(known(job))

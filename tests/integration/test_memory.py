@@ -24,6 +24,7 @@ from support.server import Answer, Server, wait_until
 from jwks_server.core.build import build, read_key_file
 from jwks_server.core.kid import hexified
 from jwks_server.core.policy import Policy
+from jwks_server.core.publication import publication_of
 from jwks_server.core.snapshot import Folder
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import clock
@@ -389,7 +390,7 @@ async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
 
     file = read_key_file("a.pem", b"", pem(A), None)
     minute, hour = (
-        build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=seconds), clock.now())
+        publication_of(build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=seconds), clock.now()))
         for seconds in (60, 3600)
     )
     remembering = daemon_memory.Memory(state)

@@ -11,9 +11,9 @@ from support.namespaces import inside, with_limit, with_mounts, without_override
 from support.server import Server, wait_until
 
 from jwks_server.core.errors import RootUnavailableError
-from jwks_server.daemon import loader, reconcile, supervise
+from jwks_server.daemon import compare, reconcile, supervise, survey
 from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import SurveyJob
+from jwks_server.daemon.survey import SurveyJob
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 TENANTS = ("a.com", "b.com", "c.com", "d.com")
@@ -31,8 +31,8 @@ def tree(keystores: Path) -> Path:
 @pytest.fixture
 def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare every tenth of a second instead of every second."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(supervise, "PAUSE", (1, 0.1, 0.1))
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.1, 0.1))
 
 
 def wait_until_ready(server: Server) -> None:
@@ -229,7 +229,7 @@ async def test_a_linked_folder_changes_without_any_comparison_of_the_whole(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linked tenants are looked at on their own, and often."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
     outside = tree.parent / "outside"
     outside.mkdir()
     (outside / "k.pem").write_bytes(A)
@@ -266,7 +266,7 @@ async def test_a_root_that_is_swapped_is_found_without_event_and_comparison(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its identity is looked at on its own, and often."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
     other = tree.parent / "other"
     shutil.copytree(tree, other)
     (other / "a.com" / "k.pem").write_bytes(B)
@@ -275,6 +275,34 @@ async def test_a_root_that_is_swapped_is_found_without_event_and_comparison(
         await world.wait_for("a.com", {KID_B})
         replace_file(tree / "b.com" / "k.pem", B)
         await world.wait_for("b.com", {KID_B})
+
+
+async def test_a_large_tree_is_compared_in_slices(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, compare_often: None
+) -> None:
+    """A changed file waits for one of them at most; each tenant has its turn, those that are gone too."""
+    del compare_often
+    monkeypatch.setattr(survey, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "SLICE_TENANTS", 3)
+    slices: list[tuple[int, int]] = []
+
+    class Slices(CountingLoader):
+        async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+            answer = await super().run(job, urgency)
+            if isinstance(job, SurveyJob):
+                slices.append((len(job.tenants), len(answer.signatures)))
+            return answer
+
+    monkeypatch.setattr(reconcile.Reconciler, "event", lambda _self, _names: None)
+    async with followed(tree, loader=Slices()) as world:
+        replace_file(tree / "d.com" / "k.pem", B)
+        (tree / "e.com").mkdir()
+        shutil.rmtree(tree / "a.com")
+        await world.wait_for("d.com", {KID_B})
+        await world.wait_for("e.com", set())
+        await world.wait_for("a.com", None)
+        assert {offered for offered, _ in slices} == {1, 2, 3}
+        assert {looked_at for _, looked_at in slices} == {1}
 
 
 class BusyLoader(CountingLoader):
@@ -289,10 +317,10 @@ class BusyLoader(CountingLoader):
 
 async def test_readers_that_are_busy_do_not_make_comparisons_rarer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their pause follows what the last one was of work; a reader that hangs in a file would make it a minute."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(supervise, "PAUSE", (1e6, 0.0, 3600.0))
-    monkeypatch.setattr(supervise, "BREATH", 1e6)
-    monkeypatch.setattr(loader, "time", Stopped())
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "PAUSE", (1e6, 0.0, 3600.0))
+    monkeypatch.setattr(compare, "BREATH", 1e6)
+    monkeypatch.setattr(survey, "time", Stopped())
     busy = BusyLoader()
     async with followed(tree, loader=busy):
         await eventually(lambda: busy.surveys > 3)

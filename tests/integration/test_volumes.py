@@ -6,7 +6,7 @@ import pytest
 from support.certificates import sample
 from support.inprocess import eventually, followed
 
-from jwks_server.daemon import supervise
+from jwks_server.daemon import compare
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 
@@ -44,8 +44,8 @@ class AtomicWriter:
 
 async def test_a_volume_for_a_tenant_is_followed(keystores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Secret or ConfigMap: keys that change, come and go, by events alone although none names a key."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(supervise, "ROOT_POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 3600.0, 3600.0))
     volume = AtomicWriter(keystores / "foo.com")
     volume.write({"tls.crt": A})
     async with followed(keystores) as world:

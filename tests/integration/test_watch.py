@@ -19,7 +19,7 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.utils import BaseThread
 
-from jwks_server.daemon import supervise, watch
+from jwks_server.daemon import compare, supervise, watch
 from jwks_server.daemon.watch import Listener, Watch
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
@@ -50,15 +50,15 @@ async def watched(root: Path) -> AsyncIterator[tuple[Watch, Heard]]:
 @pytest.fixture
 def events_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let comparison never help out: what is found, an event named."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(supervise, "PAUSE", (0, 3600.0, 3600.0))
-    monkeypatch.setattr(supervise, "DEAF_PAUSE", (0, 3600.0, 3600.0))
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "PAUSE", (0, 3600.0, 3600.0))
+    monkeypatch.setattr(compare, "DEAF_PAUSE", (0, 3600.0, 3600.0))
 
 
 def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare every tenth of a second instead of every second."""
-    monkeypatch.setattr(supervise, "SHORTEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(supervise, "PAUSE", (1, 0.1, 0.1))
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.1, 0.1))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import mmap
 import os
 import shutil
 import signal
@@ -16,7 +17,11 @@ from support.inprocess import World, eventually, followed
 from support.server import Server, wait_until
 
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.loader import LoadJob, Source, Survey, SurveyJob
+from jwks_server.daemon import compare
+from jwks_server.daemon.keystore import Listing
+from jwks_server.daemon.loader import LoadJob
+from jwks_server.daemon.source import Source
+from jwks_server.daemon.survey import ListingJob
 from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError, Workers
 
 A, B, C = (pem(certificate(private_key("P-256", number))) for number in (1, 2, 3))
@@ -29,6 +34,7 @@ from pathlib import Path
 
 if "-c" in sys.orig_argv and "jwks_server.daemon.worker" in " ".join(sys.orig_argv):
     from jwks_server.core import formats
+    from jwks_server.daemon import loader, survey
 
     seam = Path(__file__).parent
     real = formats.read
@@ -44,10 +50,14 @@ if "-c" in sys.orig_argv and "jwks_server.daemon.worker" in " ".join(sys.orig_ar
                 pass
         if word == b"# sleep":
             time.sleep(3600)
+        if word == b"# nap":
+            time.sleep(0.4)
         if word == b"# exit":
             os._exit(3)
         if word == b"# crash":
             os.abort()
+        if word == b"# forge":
+            loader.publication_of = lambda snapshot: Forged()
         if word == b"# fail":
             raise ZeroDivisionError("nobody thought of this")
         if word.startswith(b"# gate"):
@@ -55,9 +65,26 @@ if "-c" in sys.orig_argv and "jwks_server.daemon.worker" in " ".join(sys.orig_ar
                 time.sleep(0.002)
         return real(rest, password)
 
+    class Forged:
+        def __reduce__(self):
+            return os.mkdir, (str(seam / "forged"),)
+
+    def hanging(view):
+        def hang_or_view(descriptor, *arguments, **options):
+            if "hang" in os.listdir(descriptor):
+                time.sleep(3600)
+            return view(descriptor, *arguments, **options)
+
+        return hang_or_view
+
     formats.read = read
+    loader.view = hanging(loader.view)
+    survey.view = hanging(survey.view)
 """
-"""What a worker imports when it starts: a marked first line of a file does to its reader what it says."""
+"""What a worker imports when it starts: a marked first line of a file does to its reader what it says.
+
+A file named `hang` makes its folder one that hangs, as on a network file system without its server.
+"""
 
 
 class Seam:
@@ -152,7 +179,7 @@ async def test_a_worker_that_is_killed_while_idle_is_replaced_and_the_job_is_don
         (dead,) = workers.pids
         os.kill(dead, signal.SIGKILL)
         await eventually(lambda: workers.lost == 1 and dead not in workers.pids and workers.pids)
-        assert len((await workers.run(job, URGENT)).snapshot.published) == 1
+        assert len((await workers.run(job, URGENT)).publication.kids) == 1
         assert workers.lost == 1
 
 
@@ -200,11 +227,11 @@ async def test_a_worker_that_is_stopped_is_ended_and_replaced(keystores: Path, s
             os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(ReaderDiedError) as caught:
             await running
-        assert caught.value.reading is None or caught.value.reading.file_name == "k.pem"
+        assert caught.value.reading is None or caught.value.reading.name == "k.pem"
         assert (caught.value.reading is not None) == at_work
         await eventually(lambda: not lives(stopped) and workers.pids)
-        survey = await workers.run(SurveyJob(job.source), URGENT)
-        assert survey.listing.tenants == ("a.com",)
+        listing = await workers.run(ListingJob(job.source), URGENT)
+        assert listing.tenants == ("a.com",)
 
 
 async def test_a_tenant_whose_reader_was_stopped_is_read_by_the_next(keystores: Path, seam: Seam) -> None:
@@ -291,6 +318,57 @@ async def test_a_failure_that_nobody_thought_of_is_the_fault_of_its_file_alone(k
         assert workers.lost == 0
 
 
+async def test_a_reader_that_takes_long_over_many_files_is_left_alone(
+    keystores: Path, seam: Seam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All together they may take longer than one may."""
+    job = tenant(keystores, "a.com", **{f"k{number}": marked("nap") for number in range(5)})
+    async with working(1, seam, file_seconds=1.5) as workers:
+        monkeypatch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 0.0)
+        loaded = await workers.run(job, URGENT)
+        assert len(loaded.publication.kids) == 1
+        assert seam.counts == {"nap": 5}
+        assert workers.lost == 0
+
+
+async def test_a_reader_whose_answer_is_forged_is_replaced_and_not_obeyed(keystores: Path, seam: Seam) -> None:
+    """What it names is not called; the file that it read is its fault, and the tenant keeps its set."""
+    tenant(keystores, "a.com", k=A)
+    async with followed_by_workers(keystores, seam) as (world, workers):
+        before = world.kids("a.com")
+        replace_file(keystores / "a.com" / "k.pem", marked("forge", B))
+        await eventually(lambda: "k.pem" in world.faults("a.com"))
+        assert "answer is garbage: posix.mkdir is no type of data" in world.faults("a.com")["k.pem"]
+        assert world.kids("a.com") == before
+        assert not (seam.folder / "forged").exists()
+        await eventually(lambda: workers.lost == 1 and len(workers.pids) == 2)
+
+
+async def test_a_folder_that_hangs_keeps_no_change_of_another_from_being_found(
+    keystores: Path, seam: Seam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its event nor by comparing; it keeps its set, is said to be unread, and comes back."""
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.1, 0.1))
+    tenant(keystores, "a.com", k=A)
+    tenant(keystores, "b.com", k=A.ljust(len(B) + 8))
+    async with followed_by_workers(keystores, seam) as (world, _):
+        before = world.kids("a.com")
+        (keystores / "a.com" / "hang").touch()
+        await eventually(lambda: world.reconciler.unread == 1)
+        (keystores / "b.com" / "l.pem").write_bytes(C)
+        await eventually(lambda: len(world.kids("b.com") or ()) == 2)
+        with (keystores / "b.com" / "k.pem").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            memory[:] = B.ljust(len(memory))
+            memory.flush()
+            await eventually(lambda: before is not None and not before & (world.kids("b.com") or before))
+        assert world.kids("a.com") == before
+        (keystores / "a.com" / "hang").rename(keystores / "a.com" / "l.pem")
+        replace_file(keystores / "a.com" / "l.pem", C)
+        await eventually(lambda: len(world.kids("a.com") or ()) == 2)
+        assert world.reconciler.unread == 0
+
+
 def test_a_hanging_file_of_one_tenant_does_not_delay_another(keystores: Path, seam: Seam) -> None:
     """While the server's reader hangs in it, the other tenant's rotation is published and answered."""
     tenant(keystores, "a.com", k=A)
@@ -330,7 +408,8 @@ def test_a_pile_of_keystores_in_one_tenant_does_not_delay_another(keystores: Pat
 PARENT = """
 import asyncio, sys
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.loader import LoadJob, Source
+from jwks_server.daemon.loader import LoadJob
+from jwks_server.daemon.source import Source
 from jwks_server.daemon.workers import URGENT, Workers
 
 async def main():
@@ -420,11 +499,10 @@ async def test_a_job_that_is_given_up_leaves_its_worker_to_the_others(keystores:
         at_work = asyncio.ensure_future(workers.run(blocker, URGENT))
         await eventually(lambda: seam.reads)
         given_up = asyncio.ensure_future(workers.run(waiting, URGENT))
-        still = asyncio.ensure_future(workers.run(SurveyJob(waiting.source), ROUTINE))
+        still = asyncio.ensure_future(workers.run(ListingJob(waiting.source), ROUTINE))
         await asyncio.sleep(0)
         for task in (given_up, at_work):
             task.cancel()
-        survey = await still
-        assert isinstance(survey, Survey)
+        assert isinstance(await still, Listing)
         assert workers.lost == 1
         assert len(workers.pids) == 1

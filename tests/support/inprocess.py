@@ -10,10 +10,13 @@ from typing import overload
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.loader import Loaded, LoadJob, Source, Survey, SurveyJob, load, survey
+from jwks_server.daemon.keystore import Listing, list_root
+from jwks_server.daemon.loader import Loaded, LoadJob, load
 from jwks_server.daemon.reconcile import Loader, Reconciler
+from jwks_server.daemon.source import Source
 from jwks_server.daemon.store import Store
 from jwks_server.daemon.supervise import Supervisor
+from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob, survey
 
 PATIENCE_SECONDS = 30.0
 
@@ -30,9 +33,13 @@ class CountingLoader:
     async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
     @overload
     async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
-    async def run(self, job: LoadJob | SurveyJob, urgency: int) -> Loaded | Survey:
+    @overload
+    async def run(self, job: ListingJob, urgency: int) -> Listing: ...
+    async def run(self, job: LoadJob | SurveyJob | ListingJob, urgency: int) -> Loaded | Survey | Listing:
         """Do the job at once, or fail as the test wants."""
         del urgency
+        if isinstance(job, ListingJob):
+            return await asyncio.to_thread(list_root, job.source.root)
         if isinstance(job, SurveyJob):
             self.surveys += 1
             return await asyncio.to_thread(survey, job)
@@ -60,13 +67,13 @@ class World:
 
     def kids(self, tenant: str) -> set[str] | None:
         """Return what the tenant publishes, or None where it is unknown."""
-        snapshot = self.store.get(tenant)
-        return None if snapshot is None else {key.kid for key in snapshot.published}
+        publication = self.store.get(tenant)
+        return None if publication is None else set(publication.kids)
 
     def problems(self, tenant: str) -> str:
         """Return what is said about the tenant, in one text."""
-        snapshot = self.store.get(tenant)
-        return "; ".join(problem.text for problem in snapshot.problems) if snapshot else ""
+        publication = self.store.get(tenant)
+        return "; ".join(problem.text for problem in publication.problems) if publication else ""
 
     async def wait_for(self, tenant: str, kids: set[str] | None) -> None:
         """Wait until the tenant publishes exactly these, or is unknown."""
@@ -74,8 +81,8 @@ class World:
 
     def faults(self, tenant: str) -> dict[str | None, str]:
         """Return what is wrong with the tenant, by file; None stands for its folder."""
-        snapshot = self.store.get(tenant)
-        problems = snapshot.problems if snapshot else ()
+        publication = self.store.get(tenant)
+        problems = publication.problems if publication else ()
         return {problem.file_name: problem.text for problem in problems if problem.level is Level.FAULT}
 
 
