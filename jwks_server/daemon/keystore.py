@@ -122,7 +122,8 @@ def view(descriptor: int, extra: tuple[object, ...] = (), *, exact_times: bool =
                 status, target = own, ""
                 if stat.S_ISLNK(own.st_mode):
                     links = True
-                    target = os.readlink(entry.name, dir_fd=descriptor)
+                    with suppress(OSError):  # no link any more: the next look will differ
+                        target = os.readlink(entry.name, dir_fd=descriptor)
                     with suppress(OSError):
                         status = os.stat(entry.name, dir_fd=descriptor)
                 # Container runtimes make a folder where a file to be mounted is missing: that takes no policy away.

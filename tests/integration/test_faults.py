@@ -186,6 +186,26 @@ def test_a_link_to_a_folder_and_a_folder_are_no_key_files(folder: Path) -> None:
     assert not snapshot.problems
 
 
+def test_a_link_that_is_replaced_while_it_is_looked_at_is_no_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between learning that it is a link and where it leads; the file in its place is read."""
+    (folder / "a.pem").rename(folder / ".a")
+    (folder / "a.pem").symlink_to(".a")
+    real = os.readlink
+
+    def replaced(path: str, *, dir_fd: int) -> str:
+        if (folder / ".a").exists():
+            (folder / ".a").rename(folder / "a.pem")
+        return real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "readlink", replaced)
+    loaded = load(first(folder))
+    assert not loaded.publication.problems
+    assert len(loaded.publication.kids) == 2
+    assert not loaded.links
+
+
 @pytest.mark.parametrize("link", ["nowhere", "foo.com"])
 def test_a_tenants_link_that_leads_nowhere_keeps_its_set(folder: Path, link: str) -> None:
     """A missing mount or a loop is a fault; a tenant without a name in the tree is gone."""
