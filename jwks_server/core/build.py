@@ -5,6 +5,7 @@ Building never fails: what is wrong with a file is a problem in the snapshot, an
 
 import tomllib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import inf
 from typing import TypeVar
 
@@ -60,10 +61,12 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
 ) -> Snapshot:
     """Return the tenant's snapshot.
 
-    `remembered` is what was published before the server started; it counts where there is no previous snapshot.
+    `remembered` is what was published before the server started; after the first load only its keys count.
     """
     problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
     past = previous or _before_the_start(tenant, remembered or Remembered(defaults, ()))
+    if previous and remembered:
+        past = replace(previous, owed=previous.owed + remembered.keys)
     settle = settle_seconds if previous else 0.0  # nobody is in the middle of a save that began before the start
     policy, policy_problems = _policy(folder, past.policy, defaults, now.steady, settle)
     revoked, revoked_problems = _revoked(folder, past.revoked, now.steady, settle)

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,34 +34,42 @@ _log = logging.getLogger(__name__)
 class Memory:
     """Remembers tenants' keys in a directory, or nothing where there is none.
 
-    `fault` says why what is published is not remembered at the moment.
+    `fault` says why what is published is not remembered at the moment; `on_recall` is told what is remembered from
+    before the start where that could not be read then.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self.fault: str | None = None
+        self.on_recall: Callable[[Mapping[TenantName, Remembered]], None] = lambda _remembered: None
         self._directory = directory / _FOLDER if directory is not None else None
         self._waiting: dict[TenantName, Publication] = {}
         self._noted: dict[TenantName, Publication] = {}
         self._written: dict[TenantName, tuple[object, ...] | None] = {}
         self._known: dict[TenantName, frozenset[object]] = {}
+        self._is_unread = False
+        self._noted_unread: dict[TenantName, frozenset[object]] = {}
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._has_warned = False
 
     def recall(self) -> Mapping[TenantName, Remembered]:
-        """Return what is remembered. Blocks. A file that is damaged is said so, set aside and costs its tenant only."""
-        remembered: dict[TenantName, Remembered] = {}
+        """Return what is remembered, as far as it can be read now. Blocks."""
         if self._directory is None:
-            return remembered
+            return {}
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for abandoned in self._directory.glob(f"{_UNFINISHED}*"):
-                abandoned.unlink()
-            paths = sorted(path for path in self._directory.iterdir() if not path.name.startswith("."))
+            return self._recall(self._directory)
         except OSError as error:
+            self._is_unread = True
             self._fail(error)
-            return remembered
-        for path in paths:
+            return {}
+
+    def _recall(self, directory: Path) -> Mapping[TenantName, Remembered]:
+        """Return what is remembered. A file that is damaged is said so, set aside and costs its tenant only."""
+        remembered: dict[TenantName, Remembered] = {}
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for abandoned in directory.glob(f"{_UNFINISHED}*"):
+            abandoned.unlink()
+        for path in sorted(path for path in directory.iterdir() if not path.name.startswith(".")):
             try:
                 tenant = tenant_name(path.name)
                 remembered[tenant] = _read(path)
@@ -94,6 +102,8 @@ class Memory:
     def note(self, publication: Publication) -> None:
         """Take in what was published; the writing follows."""
         tenant, worth = publication.tenant, _worth(publication)
+        if self._is_unread:
+            self._noted_unread[tenant] = self._noted_unread.get(tenant, frozenset()) | _identities(_owed(worth))
         if worth:
             self._noted[tenant] = publication
         else:
@@ -139,12 +149,34 @@ class Memory:
         assert self._directory is not None  # noqa: S101 - none cannot fail
         try:
             is_new = await asyncio.to_thread(_prepare, self._directory)
+            late = await asyncio.to_thread(self._recall, self._directory) if self._is_unread else {}
         except OSError as error:
             self._fail(error)
             return False
         if is_new:
             self._waiting = {**self._noted, **self._waiting}
+        if self._is_unread:
+            self._is_unread = False
+            self._pass_on(late)
         return True
+
+    def _pass_on(self, late: Mapping[TenantName, Remembered]) -> None:
+        """Have what was owed before the start published again, and only then replaced by what is owed now.
+
+        Keys that were noted since are left out: whether those are owed is known better by now.
+        """
+        noted, self._noted_unread = self._noted_unread, {}
+        for tenant in late:
+            self._waiting.pop(tenant, None)
+        self.on_recall(
+            {
+                tenant: Remembered(
+                    remembered.policy,
+                    tuple(owed for owed in remembered.keys if key_identity(owed.key) not in noted.get(tenant, ())),
+                )
+                for tenant, remembered in late.items()
+            }
+        )
 
     async def _write(self, tenant: TenantName) -> bool:
         assert self._directory is not None  # noqa: S101 - nothing waits without one

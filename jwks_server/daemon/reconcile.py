@@ -64,6 +64,7 @@ class _Slot:
     wake_at: float = 0.0
     retries: int = 0
     is_unread: bool = False
+    told: Remembered | None = None
     signature: bytes | None = None
     device: int | None = None
     links: bool = False
@@ -112,6 +113,14 @@ class Reconciler:
         """Take in the tenants that the tree has at the start, and the keys of earlier ones that are still owed."""
         self._remembered = dict(remembered)
         self._unloaded = dict.fromkeys([*tenants, *remembered])
+
+    def recall(self, remembered: Mapping[TenantName, Remembered]) -> None:
+        """Take in what is still owed from before the start, learned only now."""
+        self._remembered |= remembered
+        for tenant in remembered:
+            if self._store.get(tenant) is None:
+                self._unloaded.setdefault(tenant)
+            self.hint(tenant)
 
     @property
     def unloaded(self) -> int:
@@ -290,12 +299,13 @@ class Reconciler:
         slot.read_at = time.monotonic()
         self.loads += 1
         previous = self._store.get(tenant)
+        slot.told = self._remembered.get(tenant)
         slot.job = LoadJob(
             self._source,
             tenant,
             previous=None if previous is None else previous.sealed,
             device=slot.device,
-            remembered=self._remembered.get(tenant),
+            remembered=slot.told,
             deadly=dict(slot.deadly),
             afresh=afresh,
         )
@@ -314,7 +324,8 @@ class Reconciler:
         publication, previous = loaded.publication, self._store.get(tenant)
         slot.signature, slot.device, slot.links = loaded.signature, loaded.device, loaded.links
         self._unloaded.pop(tenant, None)
-        self._remembered.pop(tenant, None)  # from now on its snapshot remembers
+        if self._remembered.get(tenant) is slot.told:
+            self._remembered.pop(tenant, None)  # from now on its snapshot remembers
         if publication.gone:
             self._store.remove(tenant)
             self._forget(tenant, slot)

@@ -62,6 +62,7 @@ async def _serve(settings: Settings) -> None:
         memory = Memory(settings.state_dir)
         stack.push_async_callback(memory.flush)
         reconciler = Reconciler(settings.source, store, workers, before_change=memory.secure, on_change=memory.note)
+        memory.on_recall = reconciler.recall
         stack.push_async_callback(reconciler.close)
         supervisor = Supervisor(settings.source, reconciler, workers, on_clock_jump=memory.doubt)
         stack.push_async_callback(supervisor.close)

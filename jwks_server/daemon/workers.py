@@ -53,6 +53,7 @@ class Workers:
         self._count = count
         self._file_seconds = file_seconds
         self._processes: set[ReaderProcess] = set()
+        self._unburied: set[ReaderProcess] = set()
         self._idle: deque[ReaderProcess] = deque()
         self._waiting: list[tuple[int, int, asyncio.Future[ReaderProcess]]] = []
         self._waiting_jobs: dict[int, asyncio.Future[ReaderProcess]] = {}
@@ -75,11 +76,11 @@ class Workers:
         await asyncio.gather(*self._starting)  # a start that is cancelled halfway leaves its process and its pipes
         for task in tuple(self._watched):
             task.cancel()
-        for process in self._processes:
+        for process in self._unburied:
             process.kill()
         with suppress(TimeoutError):  # one that hangs in the kernel ends when that lets it go
             async with asyncio.timeout(_GRACE_SECONDS):
-                await asyncio.gather(*(process.exited.wait() for process in self._processes))
+                await asyncio.gather(*(process.exited.wait() for process in self._unburied))
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -190,6 +191,7 @@ class Workers:
         worker = ReaderProcess()
         await worker.start(self._file_seconds)
         self._processes.add(worker)
+        self._unburied.add(worker)
         for task in (asyncio.ensure_future(self._greet(worker)), asyncio.ensure_future(self._mourn(worker))):
             self._watched.add(task)
             task.add_done_callback(self._watched.discard)
@@ -209,6 +211,7 @@ class Workers:
     async def _mourn(self, worker: ReaderProcess) -> None:
         """Replace a worker that dies while it has nothing to do; one that dies at work is missed by its job."""
         await worker.exited.wait()
+        self._unburied.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
             self._replace(worker)

@@ -266,6 +266,38 @@ def test_a_state_directory_that_cannot_be_used_at_the_start_is_loud_and_used_lat
         wait_until(lambda: len(memory(state)["keys"]) == 2)
 
 
+def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: Path, folder: Path, state: Path) -> None:
+    """Keys and whole tenants that went before the start; one that came and went meanwhile is owed only once."""
+    (keystores / "left.com").mkdir()
+    (keystores / "left.com" / "k.pem").write_bytes(pem(A))
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        wait_until(lambda: len(memory(state)["keys"]) == 2 and (state / "owed" / "left.com").exists())
+        kill(server)
+    shutil.rmtree(keystores / "left.com")
+    (folder / "a.pem").unlink()
+    away = state.rename(state.with_name("away"))
+    put_file(state)
+    (folder / "tenant.toml").write_text("removal_grace = 1\n")
+    with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_B})
+        (folder / "b.pem").rename(folder / ".b")  # owed for a second, then over, whatever the directory says of it
+        server.wait_for_kids(TENANT, set())
+        assert server.tenant("left.com").status == 404
+        (folder / "tenant.toml").write_text('removal_grace = "1h"\n')
+        (folder / "c.pem").write_bytes(pem(CERTIFICATES[2]))
+        server.wait_for_kids(TENANT, {kid(CERTIFICATES[2])})
+        state.unlink()
+        away.rename(state)
+        server.wait_for_kids(TENANT, {KID_A, kid(CERTIFICATES[2])})
+        server.wait_for_kids("left.com", {KID_A})
+        wait_until(lambda: not failing(server))
+        wait_until(lambda: len(memory(state)["keys"]) == 2)
+        kill(server)
+    with Server(keystores, "--state-dir", str(state), *GRACE) as server:
+        server.wait_for_kids(TENANT, {KID_A, kid(CERTIFICATES[2])})
+        server.wait_for_kids("left.com", {KID_A})
+
+
 def test_a_full_state_directory_keeps_the_old_memory_whole(keystores: Path, folder: Path, state: Path) -> None:
     """What does not fit is loud, leaves no rest behind, and is written when there is room."""
     many = [certificate(private_key("P-256", number % 4), str(number)) for number in range(60)]

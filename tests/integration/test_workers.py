@@ -324,8 +324,9 @@ async def test_a_reader_that_takes_long_over_many_files_is_left_alone(
     """All together they may take longer than one may."""
     job = tenant(keystores, "a.com", **{f"k{number}": marked("nap") for number in range(5)})
     async with working(1, seam, file_seconds=1.5) as workers:
-        monkeypatch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 0.0)
-        loaded = await workers.run(job, URGENT)
+        with monkeypatch.context() as patch:
+            patch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 0.0)
+            loaded = await workers.run(job, URGENT)
         assert len(loaded.publication.kids) == 1
         assert seam.counts == {"nap": 5}
         assert workers.lost == 0
