@@ -25,7 +25,7 @@ from jwks_server.core.build import build, read_key_file
 from jwks_server.core.kid import hexified
 from jwks_server.core.policy import Policy
 from jwks_server.core.publication import publication_of
-from jwks_server.core.snapshot import Folder
+from jwks_server.core.snapshot import Folder, Remembered
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import clock
 from jwks_server.daemon import memory as daemon_memory
@@ -439,3 +439,32 @@ async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
     await flushing
     await remembering.flush()
     assert memory(state)["policy"] == before
+
+
+async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: Path) -> None:
+    """A crash in between would lose it for good."""
+    files = [read_key_file("k.pem", b"", pem(item), None) for item in (A, B)]
+    old, new = (
+        publication_of(build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=60), clock.now()))
+        for file in files
+    )
+    first = daemon_memory.Memory(state)
+    first.recall()
+    first.note(old)
+    await first.flush()
+    before = state_file(state).read_bytes()
+    away = state.rename(state.with_name("away"))
+    put_file(state)
+    late: dict[TenantName, Remembered] = {}
+    second = daemon_memory.Memory(state)
+    second.on_recall = late.update
+    assert not second.recall()
+    second.note(new)
+    state.unlink()
+    away.rename(state)
+    assert await second.flush()
+    assert [owed.key for owed in late[TenantName(TENANT)].keys] == list(files[0].keys)
+    assert state_file(state).read_bytes() == before
+    second.note(new)
+    assert await second.flush()
+    assert state_file(state).read_bytes() != before

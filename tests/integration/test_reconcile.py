@@ -1,14 +1,17 @@
+import asyncio
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from support.certificates import certificate, pem, private_key
-from support.inprocess import World, eventually, followed
+from support.inprocess import CountingLoader, World, eventually, followed
 
 from jwks_server.core.build import read_key_file
 from jwks_server.core.lifecycle import Owed
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName
+from jwks_server.daemon.loader import LoadJob
 
 A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
 
@@ -51,3 +54,39 @@ async def test_what_was_remembered_from_before_the_start_counts_once(keystores: 
     finally:
         await world.supervisor.close()
         await world.reconciler.close()
+
+
+class HeldLoader(CountingLoader):
+    """Reads at once, and answers when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held = 0
+
+    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+        """Do the job, then wait."""
+        answer = await super().run(job, urgency)
+        if isinstance(job, LoadJob):
+            self.held += 1
+            await self.gate.wait()
+            self.held -= 1
+        return answer
+
+
+async def test_what_is_recalled_while_its_tenant_is_read_is_not_lost(keystores: Path) -> None:
+    """The reading that is under way knows nothing of it; the next one does."""
+    tenant = TenantName("a.com")
+    (keystores / tenant).mkdir()
+    (keystores / tenant / "k.pem").write_bytes(A)
+    key = read_key_file("old.pem", b"", B, None).keys[0]
+    loader = HeldLoader()
+    async with followed(keystores, Policy(removal_grace=3600), loader=loader) as world:
+        await eventually(lambda: not world.reconciler.uncertain)
+        loader.gate.clear()
+        world.reconciler.hint(tenant)
+        await eventually(lambda: loader.held)
+        world.reconciler.recall({tenant: Remembered(Policy(), (Owed("old.pem", key, inf),))})
+        loader.gate.set()
+        await eventually(lambda: len(world.kids(tenant) or ()) == 2)
