@@ -266,6 +266,19 @@ def test_a_state_directory_that_cannot_be_used_at_the_start_is_loud_and_used_lat
         wait_until(lambda: len(memory(state)["keys"]) == 2)
 
 
+def put_away(state: Path) -> Path:
+    """Put a file in the place of a state directory; return where that is now."""
+    away = state.rename(state.with_name("away"))
+    put_file(state)
+    return away
+
+
+def put_back(away: Path, state: Path) -> None:
+    """Put the directory back into its place."""
+    state.unlink()
+    away.rename(state)
+
+
 def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: Path, folder: Path, state: Path) -> None:
     """Keys and whole tenants that went before the start; one that came and went meanwhile is owed only once."""
     (keystores / "left.com").mkdir()
@@ -275,8 +288,7 @@ def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: P
         kill(server)
     shutil.rmtree(keystores / "left.com")
     (folder / "a.pem").unlink()
-    away = state.rename(state.with_name("away"))
-    put_file(state)
+    away = put_away(state)
     (folder / "tenant.toml").write_text("removal_grace = 1\n")
     with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
         server.wait_for_kids(TENANT, {KID_B})
@@ -286,8 +298,7 @@ def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: P
         (folder / "tenant.toml").write_text('removal_grace = "1h"\n')
         (folder / "c.pem").write_bytes(pem(CERTIFICATES[2]))
         server.wait_for_kids(TENANT, {kid(CERTIFICATES[2])})
-        state.unlink()
-        away.rename(state)
+        put_back(away, state)
         server.wait_for_kids(TENANT, {KID_A, kid(CERTIFICATES[2])})
         server.wait_for_kids("left.com", {KID_A})
         wait_until(lambda: not failing(server))
@@ -453,15 +464,13 @@ async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: 
     first.note(old)
     await first.flush()
     before = state_file(state).read_bytes()
-    away = state.rename(state.with_name("away"))
-    put_file(state)
+    away = put_away(state)
     late: dict[TenantName, Remembered] = {}
     second = daemon_memory.Memory(state)
     second.on_recall = late.update
     assert not second.recall()
     second.note(new)
-    state.unlink()
-    away.rename(state)
+    put_back(away, state)
     assert await second.flush()
     assert [owed.key for owed in late[TenantName(TENANT)].keys] == list(files[0].keys)
     assert state_file(state).read_bytes() == before
