@@ -101,9 +101,13 @@ class ReaderProcess(asyncio.SubprocessProtocol):
             self._hang_up()
 
     def process_exited(self) -> None:
-        """See it end."""
-        self._hang_up()
+        """See it end; its last answer may still be on the way."""
         self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See that it has ended and that all was read which it said."""
+        del exc
+        self._hang_up()
         if self._transport is not None:
             self._transport.close()
 
