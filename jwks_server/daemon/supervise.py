@@ -24,6 +24,9 @@ from jwks_server.daemon.watch import Listener, Watch
 from jwks_server.daemon.workers import URGENT
 
 ROOT_POLL_SECONDS = 0.25
+ROOT_PATIENCE_SECONDS = 5.0
+"""How long the root's identity may take; on a network file system without its server it takes for ever."""
+
 HEALTH_SECONDS = 1.0
 JUMP_SECONDS = 0.5
 
@@ -55,6 +58,7 @@ class Supervisor:
         self._folders = 1
         self._strangers: frozenset[str] = frozenset()
         self._has_tenants = False
+        self._looking: asyncio.Future[tuple[int, int]] | None = None
         self._root_doubt = asyncio.Event()
         self._rebuild_now = asyncio.Event()
         self._rebuild_reason = ""
@@ -125,7 +129,7 @@ class Supervisor:
         Its identity tells nothing of whether it can be listed; where something failed to, it is listed here.
         """
         try:
-            identity = await asyncio.to_thread(_identity, self._source.root)
+            identity = await self._identity_in_time()
             unchanged = identity == self._reconciler.root and self.root_fault is None
             if unchanged and not doubted:
                 return
@@ -153,6 +157,16 @@ class Supervisor:
         self._eventless = await asyncio.to_thread(file_system_without_events, self._source.root)
         self._want_rebuild("the keystores folder is not the one that was watched")
         self._hurry.set()
+
+    async def _identity_in_time(self) -> tuple[int, int]:
+        """Return the root's (device, inode). A look that hangs is waited for again, never joined by another."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(asyncio.to_thread(_identity, self._source.root))
+        done, _ = await asyncio.wait((self._looking,), timeout=ROOT_PATIENCE_SECONDS)
+        if not done:
+            raise RootUnavailableError(f"keystores folder {self._source.root} does not answer")
+        looking, self._looking = self._looking, None
+        return looking.result()
 
     def _lose_root(self, reason: str) -> None:
         if self.root_fault != reason:

@@ -1,6 +1,7 @@
 import asyncio
 import mmap
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,41 @@ async def test_a_large_tree_is_compared_in_slices(
         await world.wait_for("a.com", None)
         assert {offered for offered, _ in slices} == {1, 2, 3}
         assert {looked_at for _, looked_at in slices} == {1}
+
+
+async def test_a_root_that_does_not_answer_keeps_everything_and_is_said_to(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system without its server; one look waits for it, and when it is back it is compared."""
+    monkeypatch.setattr(supervise, "ROOT_POLL_SECONDS", 0.01)
+    answering = threading.Event()
+    looks = waits = 0
+    in_time = supervise.Supervisor._identity_in_time  # noqa: SLF001 - counted here
+
+    async def counted(self: supervise.Supervisor) -> tuple[int, int]:
+        nonlocal waits
+        waits += 1
+        return await in_time(self)
+
+    def hang(root: str) -> tuple[int, int]:
+        nonlocal looks
+        looks += 1
+        answering.wait()
+        return list_root(root).identity
+
+    async with followed(tree) as world:
+        with monkeypatch.context() as patch:
+            patch.setattr(supervise, "_identity", hang)
+            patch.setattr(supervise.Supervisor, "_identity_in_time", counted)
+            patch.setattr(supervise, "ROOT_PATIENCE_SECONDS", 0.01)
+            await eventually(lambda: "does not answer" in (world.supervisor.root_fault or ""))
+            await eventually(lambda: waits > 3)
+            assert looks == 1
+            assert world.kids("a.com") == {KID_A}
+        answering.set()
+        await eventually(lambda: world.supervisor.root_fault is None)
+        replace_file(tree / "a.com" / "k.pem", B)
+        await world.wait_for("a.com", {KID_B})
 
 
 class BusyLoader(CountingLoader):
