@@ -327,15 +327,17 @@ async def test_a_root_that_does_not_answer_keeps_everything_and_is_said_to(
         return list_root(root).identity
 
     async with followed(tree) as world:
-        with monkeypatch.context() as patch:
-            patch.setattr(supervise, "_identity", hang)
-            patch.setattr(supervise.Supervisor, "_identity_in_time", counted)
-            patch.setattr(supervise, "ROOT_PATIENCE_SECONDS", 0.01)
-            await eventually(lambda: "does not answer" in (world.supervisor.root_fault or ""))
-            await eventually(lambda: waits > 3)
-            assert looks == 1
-            assert world.kids("a.com") == {KID_A}
-        answering.set()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(supervise, "_identity", hang)
+                patch.setattr(supervise.Supervisor, "_identity_in_time", counted)
+                patch.setattr(supervise, "ROOT_PATIENCE_SECONDS", 0.01)
+                await eventually(lambda: "does not answer" in (world.supervisor.root_fault or ""))
+                await eventually(lambda: waits > 3)
+                assert looks == 1
+                assert world.kids("a.com") == {KID_A}
+        finally:
+            answering.set()
         await eventually(lambda: world.supervisor.root_fault is None)
         replace_file(tree / "a.com" / "k.pem", B)
         await world.wait_for("a.com", {KID_B})
