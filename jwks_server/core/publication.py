@@ -4,11 +4,13 @@ A snapshot grows with a tenant's files, and only the next build needs it. So the
 that a reader process made of it, and hands those to the next reader.
 """
 
+import copyreg
 import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from typing import Any, ClassVar
 
 from jwks_server.core.jwk import Key, PublicKey
@@ -18,6 +20,14 @@ from jwks_server.core.lifecycle import KeyFile, NextChange, Owed
 from jwks_server.core.policy import OutOfValidity, Policy
 from jwks_server.core.snapshot import Level, Problem, Settled, Snapshot
 from jwks_server.core.tenant import TenantName
+
+
+def _by_value(member: Enum) -> tuple[Any, ...]:
+    return type(member), (member.value,)
+
+
+for _kind in (Level, OutOfValidity, Scheme):
+    copyreg.pickle(_kind, _by_value)  # Python before 3.11.4 would make it a call of getattr
 
 Types = Mapping[tuple[str, str], type]
 """Types by their module and name."""

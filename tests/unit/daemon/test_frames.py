@@ -1,5 +1,6 @@
 import os
 import pickle
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 from support.certificates import certificate, pem, private_key
 
 from jwks_server.core.errors import JwksServerError, RootUnavailableError
+from jwks_server.core.kid import Scheme
+from jwks_server.core.policy import OutOfValidity
+from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon.frames import (
     HEADER_BYTES,
@@ -77,6 +81,19 @@ def test_a_publication_and_its_snapshot_cross_the_border_and_come_back(source: S
     assert back.publication.sealed.open() == opened
     again = load(LoadJob(source, TENANT, previous=there.publication.sealed))
     assert again.publication.key_set == loaded.publication.key_set
+
+
+@pytest.mark.parametrize("kind", [Level, OutOfValidity, Scheme])
+def test_a_member_of_an_enum_crosses_whatever_python_makes_of_it(
+    source: Source, monkeypatch: pytest.MonkeyPatch, kind: type[Enum]
+) -> None:
+    """Before 3.11.4 it was a call of getattr, which no answer may make."""
+    monkeypatch.setattr(kind, "__reduce_ex__", lambda self, _protocol: (getattr, (kind, self.name)))
+    loaded = load(LoadJob(source, TENANT))
+    there = answer_in(framed(loaded))
+    assert isinstance(there, Loaded)
+    assert there.publication.problems == loaded.publication.problems
+    assert there.publication.sealed.open().policy == loaded.publication.sealed.open().policy
 
 
 class Forged:
