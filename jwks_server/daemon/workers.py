@@ -214,6 +214,7 @@ class Workers:
         self._unburied.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
+            _log.warning("an idle reader process ended", extra=fields(pid=worker.pid, status=worker.returncode))
             self._replace(worker)
 
     def _how_it_died(self, returncode: int | None) -> str:

@@ -172,8 +172,10 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def test_a_worker_that_is_killed_while_idle_is_replaced_and_the_job_is_done(keystores: Path) -> None:
-    """Nobody asked for anything when it died, so nobody is told but the counter."""
+async def test_a_worker_that_is_killed_while_idle_is_replaced_and_the_job_is_done(
+    keystores: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody asked for anything when it died, so only the log and the counter say so."""
     job = tenant(keystores, "a.com", k=A)
     async with working(1) as workers:
         (dead,) = workers.pids
@@ -181,6 +183,7 @@ async def test_a_worker_that_is_killed_while_idle_is_replaced_and_the_job_is_don
         await eventually(lambda: workers.lost == 1 and dead not in workers.pids and workers.pids)
         assert len((await workers.run(job, URGENT)).publication.kids) == 1
         assert workers.lost == 1
+        assert "an idle reader process ended" in caplog.text
 
 
 async def test_a_close_while_a_worker_is_being_replaced_leaves_no_process_and_no_pipe() -> None:
