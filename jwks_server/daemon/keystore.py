@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -103,10 +103,17 @@ def _is_folder(name: str, root_descriptor: int) -> bool:
         return True
 
 
-def view(descriptor: int, extra: tuple[object, ...] = (), *, exact_times: bool = False) -> FolderView:
+def view(
+    descriptor: int,
+    extra: tuple[object, ...] = (),
+    *,
+    exact_times: bool = False,
+    follows: Callable[[str], bool] = lambda _name: True,
+) -> FolderView:
     """Return the names in an opened tenant's folder with their common signature; `extra` is signed along.
 
     With `exact_times` the file system tells any two states of a file apart, however soon they follow each other.
+    `follows` is asked before a link is followed: what it leads to may not answer.
     """
     folder = os.fstat(descriptor)
     rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), extra]
@@ -125,7 +132,7 @@ def view(descriptor: int, extra: tuple[object, ...] = (), *, exact_times: bool =
                     with suppress(OSError):  # no link any more: the next look will differ
                         target = os.readlink(entry.name, dir_fd=descriptor)
                     with suppress(OSError):
-                        status = os.stat(entry.name, dir_fd=descriptor)
+                        status = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=follows(entry.name))
                 # Container runtimes make a folder where a file to be mounted is missing: that takes no policy away.
                 if stat.S_ISDIR(status.st_mode) and entry.name not in {POLICY_FILE, REVOKED_FILE}:
                     continue

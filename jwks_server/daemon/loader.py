@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from jwks_server.core.build import build, faulty_key_file, read_key_file
 from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError
-from jwks_server.core.formats import MAX_FILE_BYTES, needs_password, recognise
+from jwks_server.core.formats import needs_password, recognise
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.publication import Publication, Sealed, publication_of
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
@@ -24,7 +24,7 @@ from jwks_server.daemon.source import Source
 _READ_ROUNDS = 3
 
 Reading = Callable[[str, bytes], None]
-"""Is told the name and the stamp of each file before its content is parsed."""
+"""Is told where a reader is before anything that may hang: a file's name, and its content's stamp once it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class LoadJob:
     """Read and build one tenant.
 
     `device` is the one its folder was on; `deadly` are the files that ended their reader, by name and
-    stamp, with what to say of them; with `afresh`, content that failed before is tried again.
+    stamp, with what to say of them; those without a stamp did so before they were read. With `afresh`, content that
+    failed before is tried again.
     """
 
     source: Source
@@ -61,8 +62,9 @@ class Loaded:
 def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
     """Return what the tenant publishes; raise RootUnavailableError where the tree itself cannot be read.
 
-    `reading` is told of each file before its content is parsed.
+    `reading` is told of the folder and of each file before they are read.
     """
+    reading("", b"")
     previous = job.previous.open() if job.previous is not None else None
     with opened_root(job.source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)
@@ -131,16 +133,30 @@ class _FolderReader:
         for _ in range(_READ_ROUNDS):
             if not seen.names and self._job.device not in {None, seen.device}:
                 return Folder(fault="folder is empty and on another device than before; is it mounted?"), seen
-            folder = Folder(
-                tuple(self._key_files(seen)), self._text_file(POLICY_FILE, seen), self._text_file(REVOKED_FILE, seen)
-            )
+            policy, revoked = (self._text_file(name, seen) for name in (POLICY_FILE, REVOKED_FILE))
+            folder = Folder(tuple(self._key_files(seen)), policy, revoked)
             before, seen = seen, self._view()
             if (before.names, before.signature) == (seen.names, seen.signature):
                 return folder, seen
         return folder, FolderView(seen.names, None, seen.device, seen.links)
 
     def _view(self) -> FolderView:
-        return view(self._descriptor, self._facts, exact_times=self._job.source.exact_times)
+        exact_times = self._job.source.exact_times
+        return view(self._descriptor, self._facts, exact_times=exact_times, follows=self._follows)
+
+    def _follows(self, name: str) -> bool:
+        """Tell whether a link may be followed, as one whose target hung may not."""
+        if (name, b"") in self._job.deadly:
+            return False
+        self._reading(name, b"")
+        return True
+
+    def _content(self, name: str) -> bytes:
+        """Return a file's bytes; raise KeyFileError where it cannot be read, or hung when it was."""
+        if (name, b"") in self._job.deadly:
+            raise KeyFileError(self._job.deadly[name, b""])
+        self._reading(name, b"")
+        return read_file(name, self._descriptor)
 
     def _key_files(self, seen: FolderView) -> Iterator[KeyFile]:
         for name in filter(is_key_file, seen.names):
@@ -156,7 +172,7 @@ class _FolderReader:
         """Return the file's keys; content that was read before is not parsed again."""
         if not name.isprintable():
             raise KeyFileError("file name is not readable text; rename it")
-        data = read_file(name, self._descriptor)
+        data = self._content(name)
         beside = file_facts(f"{name}{PASSWORD_ENDING}", self._descriptor)
         stamp = hashlib.blake2b(repr((self._facts, beside)).encode() + data, digest_size=16).digest()
         if last is not None and last.stamp == stamp and not (self._job.afresh and last.faults):
@@ -185,7 +201,7 @@ class _FolderReader:
         if name not in seen.names:
             return TextFile()
         try:
-            return TextFile(text=read_file(name, self._descriptor, MAX_FILE_BYTES).decode("utf-8-sig"))
+            return TextFile(text=self._content(name).decode("utf-8-sig"))
         except FileNotFoundError:
             return TextFile()
         except KeyFileError as error:

@@ -77,13 +77,26 @@ if "-c" in sys.orig_argv and "jwks_server.daemon.worker" in " ".join(sys.orig_ar
 
         return hang_or_view
 
+    def hang_or_read_file(name, *arguments, read_file=loader.read_file):
+        if name == "hanging.pem" and (seam / name).exists():
+            time.sleep(3600)
+        return read_file(name, *arguments)
+
+    def hang_or_stat(path, *, dir_fd=None, follow_symlinks=True, stat=os.stat):
+        if path == "link.pem" and follow_symlinks and (seam / path).exists():
+            time.sleep(3600)
+        return stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
     formats.read = read
     loader.view = hanging(loader.view)
     survey.view = hanging(survey.view)
+    loader.read_file = hang_or_read_file
+    os.stat = hang_or_stat
 """
 """What a worker imports when it starts: a marked first line of a file does to its reader what it says.
 
-A file named `hang` makes its folder one that hangs, as on a network file system without its server.
+A file named `hang` makes its folder one that hangs, as on a network file system without its server. A file of this name
+beside the seam makes the tenants' `hanging.pem` hang, or what their `link.pem` leads to.
 """
 
 
@@ -371,6 +384,31 @@ async def test_a_folder_that_hangs_keeps_no_change_of_another_from_being_found(
         replace_file(keystores / "a.com" / "l.pem", C)
         await eventually(lambda: len(world.kids("a.com") or ()) == 2)
         assert world.reconciler.unread == 0
+
+
+@pytest.mark.parametrize("name", ["hanging.pem", "link.pem"])
+async def test_a_file_that_hangs_keeps_no_change_of_its_folder_from_being_published(
+    keystores: Path, seam: Seam, name: str
+) -> None:
+    """It gives what it last gave, and is a fault until it answers; whether it hangs itself or what it leads to."""
+    folder = keystores / "a.com"
+    tenant(keystores, "a.com", k=A, hanging=B)
+    (folder / "link.pem").symlink_to("k.pem")
+    async with followed_by_workers(keystores, seam) as (world, _):
+        before = world.kids("a.com")
+        assert before is not None
+        assert len(before) == 2
+        (seam.folder / name).touch()
+        (folder / "l.pem").write_bytes(C)
+        await eventually(lambda: len(world.kids("a.com") or ()) == 3)
+        assert before < (world.kids("a.com") or set())
+        assert set(world.faults("a.com")) == {name}
+        assert world.faults("a.com")[name] == "reading it took more than 1 seconds; its last good keys stay"
+        assert world.reconciler.unread == 0
+        (seam.folder / name).unlink()
+        (folder / "l.pem").unlink()
+        await eventually(lambda: not world.faults("a.com"))
+        await world.wait_for("a.com", before)
 
 
 def test_a_hanging_file_of_one_tenant_does_not_delay_another(keystores: Path, seam: Seam) -> None:
