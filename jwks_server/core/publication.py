@@ -55,7 +55,7 @@ class DataAlone(pickle.Unpickler):
         try:
             return self.types[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is no type of data") from None
+            raise pickle.UnpicklingError(f"{f'{module}.{name}'[:80]} is no type of data") from None
 
 
 class Sealed:

@@ -19,6 +19,8 @@ from jwks_server.daemon.survey import Survey
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES = _LENGTH.size
 
+_TEXT_CHARACTERS = 200
+
 
 class GarbledError(Exception):
     """What a reader sent is no answer."""
@@ -66,7 +68,7 @@ def answer_in(frame: bytes) -> Answer:
     try:
         answer = _AnswerAlone(io.BytesIO(frame[HEADER_BYTES:])).load()
     except Exception as error:
-        raise GarbledError(f"a reader's answer is garbage: {error}") from error
+        raise GarbledError(f"a reader's answer is garbage: {error}"[:_TEXT_CHARACTERS]) from error
     if not isinstance(answer, Answer):
         raise GarbledError(f"a reader's answer is a {type(answer).__name__}")
     return answer

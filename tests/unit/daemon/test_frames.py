@@ -120,6 +120,15 @@ def test_an_answer_that_names_anything_but_data_is_refused(tmp_path: Path) -> No
     assert not path.exists()
 
 
+def test_a_forged_answer_fills_no_log() -> None:
+    """Whatever its names are."""
+    huge = pickle.PROTO + b"\x02" + pickle.GLOBAL + b"x" * 100_000 + b"\ny\n."
+    with pytest.raises(GarbledError) as caught:
+        answer_in(bytes(HEADER_BYTES) + huge)
+    assert "no type of data" in str(caught.value)
+    assert len(str(caught.value)) <= 200
+
+
 def test_data_that_is_no_answer_is_refused() -> None:
     """A type that an answer may hold is not one."""
     with pytest.raises(GarbledError, match="is a RootUnavailableError"):
