@@ -30,6 +30,8 @@ LONGEST_QUIET_SECONDS = 0.05
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.5)
 LATER_SECONDS = 30.0
 LONGEST_TIMER_SECONDS = 3600.0
+MOST_DEADLY = 1000
+"""How many files of a tenant may end a reader each before the tenant is tried again only now and then."""
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +278,8 @@ class Reconciler:
                 except ReaderDiedError as error:
                     file = error.reading
                     _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
-                    if file is None or (file.name, file.stamp) in slot.deadly:
+                    known = file is not None and (file.name, file.stamp) in slot.deadly
+                    if file is None or known or len(slot.deadly) >= MOST_DEADLY:
                         self._fail(tenant, slot)
                     else:
                         slot.deadly[file.name, file.stamp] = str(error)

@@ -3,6 +3,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.certificates import certificate, pem, private_key
 from support.inprocess import CountingLoader, World, eventually, followed
 
@@ -11,7 +12,10 @@ from jwks_server.core.lifecycle import Owed
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName
+from jwks_server.daemon import reconcile
 from jwks_server.daemon.loader import LoadJob
+from jwks_server.daemon.progress import Reading
+from jwks_server.daemon.workers import ReaderDiedError
 
 A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
 
@@ -54,6 +58,23 @@ async def test_what_was_remembered_from_before_the_start_counts_once(keystores: 
     finally:
         await world.supervisor.close()
         await world.reconciler.close()
+
+
+async def test_files_that_end_readers_without_end_make_a_pause(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that fell to its input may blame a new file at each death."""
+    monkeypatch.setattr(reconcile, "MOST_DEADLY", 5)
+    monkeypatch.setattr(reconcile, "RETRY_SECONDS", ())
+    (keystores / "a.com").mkdir()
+    deadly = CountingLoader()
+    deadly.failure = lambda job: ReaderDiedError("says the test", Reading(f"{len(job.deadly)}.pem"))
+    async with followed(keystores, loader=deadly) as world:
+        await eventually(lambda: world.reconciler.unread == 1)
+        assert deadly.loads[TenantName("a.com")] == 6
+        deadly.failure = lambda _job: None
+        world.reconciler.hint(TenantName("a.com"))
+        await eventually(lambda: world.kids("a.com") == set())
 
 
 class HeldLoader(CountingLoader):
