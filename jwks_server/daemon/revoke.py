@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jwks_server.core.errors import KeyFileError, SettingsError
@@ -30,6 +31,10 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
         remembered = None if state_dir is None else recall_tenant(state_dir, tenant)
     except (OSError, KeyFileError) as error:
         raise SettingsError(f"state directory {state_dir} cannot be used: {error}") from error
+    if remembered is not None:
+        # What the server owes it publishes, whatever grace this command was told.
+        grace = max(source.defaults.removal_grace, remembered.policy.removal_grace)
+        source = replace(source, defaults=replace(source.defaults, removal_grace=grace))
     snapshot = load(LoadJob(source, tenant, remembered=remembered)).publication.sealed.open()
     names = _names(snapshot, kid)
     if not names and not force:
