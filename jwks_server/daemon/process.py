@@ -10,6 +10,9 @@ from jwks_server.daemon.frames import HEADER_BYTES, frame_bytes
 from jwks_server.daemon.progress import Progress
 from jwks_server.daemon.worker import READY
 
+MOST_FRAME_BYTES = 128 << 20
+"""A longer answer is forged: a folder of a thousand certificates gives two or three megabytes."""
+
 _STDIN, _STDOUT = 0, 1
 
 
@@ -88,7 +91,14 @@ class ReaderProcess(asyncio.SubprocessProtocol):
         if not self.ready.is_set():
             del self._received[: len(READY)]
             self.ready.set()
-        if len(self._received) >= HEADER_BYTES and len(self._received) >= frame_bytes(self._received):
+        if len(self._received) < HEADER_BYTES:
+            return
+        size = frame_bytes(self._received)
+        if size > MOST_FRAME_BYTES:
+            self._received.clear()
+            self._hang_up()
+            self.kill()
+        elif len(self._received) >= size:
             frame = bytes(self._received)
             self._received.clear()
             if self._answer is not None and not self._answer.done():

@@ -18,8 +18,10 @@ from support.server import Server, wait_until
 
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import compare
+from jwks_server.daemon.frames import HEADER_BYTES
 from jwks_server.daemon.keystore import Listing
 from jwks_server.daemon.loader import LoadJob
+from jwks_server.daemon.process import MOST_FRAME_BYTES, ReaderProcess
 from jwks_server.daemon.source import Source
 from jwks_server.daemon.survey import ListingJob
 from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError, Workers
@@ -359,6 +361,18 @@ async def test_a_reader_whose_answer_is_forged_is_replaced_and_not_obeyed(keysto
         assert world.kids("a.com") == before
         assert not (seam.folder / "forged").exists()
         await eventually(lambda: workers.lost == 1 and len(workers.pids) == 2)
+
+
+async def test_a_reader_that_announces_an_endless_answer_is_ended() -> None:
+    """It would fill the server's memory."""
+    process = ReaderProcess()
+    await process.start(FILE_SECONDS)
+    await process.ready.wait()
+    answer = process.ask(b"")
+    process.pipe_data_received(1, (MOST_FRAME_BYTES + 1).to_bytes(HEADER_BYTES) + b"x")
+    with pytest.raises(ConnectionResetError):
+        await answer
+    await process.exited.wait()
 
 
 async def test_a_folder_that_hangs_keeps_no_change_of_another_from_being_found(
