@@ -403,7 +403,8 @@ def test_warnings_as_errors_end_no_thread(tree: Path) -> None:
                 (tree / "e.com").rename(tree / "f.com")
                 shutil.rmtree(tree / "f.com")
             rotate_all(server, tree)
-            assert "reader:" not in server.log
+            # Not "reader:": the renames may cost watchdog's books a KeyError, which is met by a new watch.
+            assert "Warning" not in server.log
     finally:
         for folder in closed:
             folder.chmod(0o755)
