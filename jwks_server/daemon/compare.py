@@ -17,7 +17,7 @@ from jwks_server.daemon.logs import fields
 from jwks_server.daemon.reconcile import Loader, Reconciler
 from jwks_server.daemon.source import Source
 from jwks_server.daemon.survey import ListingJob, SurveyJob
-from jwks_server.daemon.workers import URGENT, ReaderDiedError
+from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
 
 EVENT_PATIENCE_SECONDS = 0.1
 SHORTEST_PAUSE_SECONDS = 1.0
@@ -30,9 +30,6 @@ BREATH = 4
 
 LINKS_PAUSE = (10, 0.25, 60.0)
 """The pause between looks at tenants whose files lie elsewhere."""
-
-HUNG_SECONDS = 30.0
-"""How long a tenant whose folder hung is left out: each look at it costs a reader and some seconds."""
 
 SLICE_TENANTS = 128
 """How many tenants a reader is offered at once; it looks at about half as many in its few milliseconds."""
@@ -67,7 +64,7 @@ class Comparer:
         self._on_missed = on_missed
         self._is_deaf = is_deaf
         self._wanted = asyncio.Event()
-        self._hung: dict[TenantName, float] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     def want(self) -> None:
         """Compare without waiting for the next turn."""
@@ -84,6 +81,7 @@ class Comparer:
             took = 0.0
             try:
                 took = await self._compare_once()
+                await self._try_suspects()
             except RootUnavailableError:
                 self._on_root_doubt()
             except LoaderError as error:
@@ -113,14 +111,15 @@ class Comparer:
 
     async def _look_over(self, tenants: Iterable[TenantName]) -> tuple[float, list[tuple[TenantName, float]]]:
         """Hint at the tenants that differ; return the seconds of work, and who has changed, with when that was seen."""
-        rest = [tenant for tenant in tenants if not self._is_hung(tenant)]
+        rest = [tenant for tenant in tenants if not self._reconciler.is_hung(tenant)]
         rest.reverse()
         took, changed = 0.0, []
         while rest:
             since = time.monotonic()
             batch = tuple(reversed(rest[-SLICE_TENANTS:]))
             try:
-                survey = await self._loader.run(SurveyJob(self._source, batch), URGENT)
+                async with self._one_at_a_time:
+                    survey = await self._loader.run(SurveyJob(self._source, batch), URGENT)
             except ReaderDiedError as error:
                 rest.remove(self._hung_one(batch, error))
                 continue
@@ -134,19 +133,25 @@ class Comparer:
                 self._reconciler.hint(tenant)
         return took, changed
 
-    def _is_hung(self, tenant: TenantName) -> bool:
-        return self._hung.get(tenant, 0.0) > time.monotonic()
-
     def _hung_one(self, batch: tuple[TenantName, ...], error: ReaderDiedError) -> TenantName:
-        """Return the tenant at which a reader ended, left out from now on for a while; raise where it is not known."""
+        """Return the tenant at which a reader ended, a suspect from now on; raise where it is not known."""
         for tenant in batch:
             if error.reading is not None and tenant == error.reading.name:
                 _log.error("folder not looked at; the other tenants are", extra=fields(tenant=tenant, reason=error))
-                self._hung = {name: until for name, until in self._hung.items() if until > time.monotonic()}
-                self._hung[tenant] = time.monotonic() + HUNG_SECONDS
-                self._reconciler.hint(tenant)
+                self._reconciler.suspect(tenant)
                 return tenant
         raise error
+
+    async def _try_suspects(self) -> None:
+        """Try those again at which readers ended, until one does it again: no two readers at once are at those."""
+        while (tenant := self._reconciler.due_suspect()) is not None:
+            try:
+                await self._loader.run(SurveyJob(self._source, (tenant,)), ROUTINE)
+            except ReaderDiedError as error:
+                self._hung_one((tenant,), error)
+                return
+            if not await self._reconciler.try_again(tenant):
+                return
 
     def _count_missed(self, changed: list[tuple[TenantName, float]]) -> None:
         """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""

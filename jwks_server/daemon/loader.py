@@ -19,6 +19,7 @@ from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import PASSWORD_ENDING, POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.daemon import clock
 from jwks_server.daemon.keystore import FolderView, file_facts, open_folder, opened_root, read_file, view
+from jwks_server.daemon.progress import FOLDER
 from jwks_server.daemon.source import Source
 
 _READ_ROUNDS = 3
@@ -64,7 +65,7 @@ def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
 
     `reading` is told of the folder and of each file before they are read.
     """
-    reading("", b"")
+    reading(FOLDER, b"")
     previous = job.previous.open() if job.previous is not None else None
     with opened_root(job.source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)

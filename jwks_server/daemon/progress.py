@@ -16,9 +16,13 @@ _TEXT_AT = _STEPS.size + _LENGTHS.size
 _BYTES = 1024  # a name has at most 255 bytes, a stamp 16
 
 
+FOLDER = "."
+"""Stands for the folder itself among the names of its files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A file by its name and the stamp of its content, or a tenant's folder, without a stamp."""
+    """A file by its name and the stamp of its content, or a folder, without a stamp."""
 
     name: str
     stamp: bytes = b""

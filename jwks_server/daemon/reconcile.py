@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
@@ -20,6 +20,7 @@ from jwks_server.daemon.changes import log_change
 from jwks_server.daemon.keystore import Listing
 from jwks_server.daemon.loader import Loaded, LoadJob
 from jwks_server.daemon.logs import fields
+from jwks_server.daemon.progress import FOLDER
 from jwks_server.daemon.source import Source
 from jwks_server.daemon.store import Store
 from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob
@@ -30,6 +31,9 @@ LONGEST_QUIET_SECONDS = 0.05
 RETRY_SECONDS = (0.02, 0.05, 0.1, 0.5)
 LATER_SECONDS = 30.0
 LONGEST_TIMER_SECONDS = 3600.0
+SUSPECT_SECONDS = 30.0
+"""When a tenant at which a reader ended is tried again: that may cost another one, and some seconds."""
+
 MOST_DEADLY = 1000
 """How many files of a tenant may end a reader each before the tenant is tried again only now and then."""
 
@@ -78,6 +82,14 @@ class _Slot:
         return self.timer is not None or self.task is not None
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """A tenant at which a reader ended: when it is tried again, and whether its folder hangs as a whole."""
+
+    due: float
+    hung: bool
+
+
 class Reconciler:
     """Keeps the store equal to the tree. All methods belong to the event loop.
 
@@ -107,6 +119,7 @@ class Reconciler:
         self._slots: dict[TenantName, _Slot] = {}
         self._unloaded: dict[TenantName, None] = {}
         self._remembered: dict[TenantName, Remembered] = {}
+        self._suspects: dict[TenantName, _Suspect] = {}
         self._closed = False
 
     # --- the first load
@@ -145,7 +158,7 @@ class Reconciler:
 
     async def first_load(self, tenant: TenantName, urgency: int = URGENT) -> Publication | None:
         """Return what the tenant publishes, after its first load where it waits for that; None where it failed."""
-        if tenant in self._unloaded and not self._closed:
+        if tenant in self._unloaded and not self.is_hung(tenant) and not self._closed:
             slot = self._slots.setdefault(tenant, _Slot())
             slot.urgency = min(slot.urgency, urgency)
             await asyncio.shield(slot.task or self._start(tenant, slot))
@@ -213,12 +226,12 @@ class Reconciler:
         return {*self._store.tenants(), *self._unloaded}
 
     def differing(self, signatures: Mapping[TenantName, bytes | None]) -> tuple[TenantName, ...]:
-        """Return the tenants whose folder is not as it was when it was read; those being read now are left out."""
+        """Return the tenants whose folder is not as it was when it was read; those being read or hung are left out."""
         return tuple(tenant for tenant, seen in signatures.items() if self._differs(tenant, seen))
 
     def _differs(self, tenant: TenantName, seen: bytes | None) -> bool:
         slot = self._slots.get(tenant)
-        if slot is not None and slot.busy:
+        if (slot is not None and slot.busy) or self.is_hung(tenant):
             return False
         if slot is None and tenant in self._unloaded:
             return False  # its turn will come
@@ -243,6 +256,38 @@ class Reconciler:
     def unread(self) -> int:
         """How many tenants' last reading failed as a whole: nothing is known of them but what they last gave."""
         return sum(slot.is_unread for slot in self._slots.values())
+
+    # --- suspects
+
+    def suspect(self, tenant: TenantName) -> None:
+        """Take in that the tenant's folder hangs: nothing is known of it until it is tried again."""
+        self._slots.setdefault(tenant, _Slot()).is_unread = True
+        self._suspect(tenant, hung=True)
+
+    def _suspect(self, tenant: TenantName, *, hung: bool) -> None:
+        self._suspects[tenant] = _Suspect(time.monotonic() + SUSPECT_SECONDS, hung=hung)
+
+    def is_hung(self, tenant: TenantName) -> bool:
+        """Tell whether the tenant's folder hung when it was last looked at."""
+        suspect = self._suspects.get(tenant)
+        return suspect is not None and suspect.hung
+
+    def due_suspect(self) -> TenantName | None:
+        """Return the tenant that is to be tried again next, or None while none is due."""
+        tenant = min(self._suspects, key=lambda name: self._suspects[name].due, default=None)
+        return tenant if tenant is not None and self._suspects[tenant].due <= time.monotonic() else None
+
+    async def try_again(self, tenant: TenantName) -> bool:
+        """Read a suspect, with the files that ended readers; tell whether it ended none."""
+        slot = self._slots.setdefault(tenant, _Slot())
+        slot.afresh = slot.again = True
+        self._suspects.pop(tenant, None)
+        await asyncio.shield(slot.task or self._start(tenant, slot))
+        if tenant in self._suspects:
+            return False
+        # Others may have hung for the same reason, and that is gone.
+        self._suspects = {name: replace(suspect, due=0.0) for name, suspect in self._suspects.items()}
+        return True
 
     def linked(self) -> tuple[TenantName, ...]:
         """Return the tenants some of whose files lie elsewhere, where the watch sees nothing."""
@@ -276,14 +321,7 @@ class Reconciler:
                     self._accept(tenant, slot, loaded)
                     slot.deadly.clear()  # from now on the snapshot knows
                 except ReaderDiedError as error:
-                    file = error.reading
-                    _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
-                    known = file is not None and (file.name, file.stamp) in slot.deadly
-                    if file is None or known or len(slot.deadly) >= MOST_DEADLY:
-                        self._fail(tenant, slot)
-                    else:
-                        slot.deadly[file.name, file.stamp] = str(error)
-                        slot.again = True
+                    self._blame(tenant, slot, error)
                 except RootUnavailableError:
                     self.on_root_doubt()
                     self._later(tenant, slot)
@@ -295,6 +333,19 @@ class Reconciler:
                     self._fail(tenant, slot)
         finally:
             slot.task = None
+
+    def _blame(self, tenant: TenantName, slot: _Slot, error: ReaderDiedError) -> None:
+        """Have the folder read without the file that ended a reader; without any such file, look again later."""
+        at_folder = error.reading is not None and error.reading.name == FOLDER
+        file = None if at_folder else error.reading
+        _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
+        self._suspect(tenant, hung=self.is_hung(tenant) or (at_folder and error.hung))
+        known = file is not None and (file.name, file.stamp) in slot.deadly
+        if file is None or known or len(slot.deadly) >= MOST_DEADLY:
+            self._fail(tenant, slot)
+        else:
+            slot.deadly[file.name, file.stamp] = str(error)
+            slot.again = True
 
     async def _read(self, tenant: TenantName, slot: _Slot) -> Loaded:
         afresh, slot.afresh = slot.afresh, False
@@ -341,6 +392,7 @@ class Reconciler:
         self._on_change(publication)
 
     def _forget(self, tenant: TenantName, slot: _Slot) -> None:
+        self._suspects.pop(tenant, None)
         if slot.wake is not None:
             slot.wake.cancel()
         if slot.timer is None and not slot.again:
@@ -363,6 +415,7 @@ class Reconciler:
         """Look again soon at files that may be half-written, and now and then at those that stay bad."""
         if not publication.faulty and (publication.present or publication.owed) and not _folder_fault(publication):
             slot.retries = 0
+            self._suspects.pop(tenant, None)
             return
         if previous is None or publication.faulty != previous.faulty:
             slot.retries = 0
@@ -374,6 +427,8 @@ class Reconciler:
         self._later(tenant, slot)
 
     def _later(self, tenant: TenantName, slot: _Slot) -> None:
+        if self.is_hung(tenant) or (tenant in self._suspects and slot.retries == len(RETRY_SECONDS)):
+            return  # the comparison tries it again when it is due
         if slot.retries < len(RETRY_SECONDS):
             delay, afresh = RETRY_SECONDS[slot.retries], False
             slot.retries += 1

@@ -35,11 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class ReaderDiedError(LoaderError):
-    """A worker died or hung; `reading` is what it was reading, where it was reading a file."""
+    """A worker died, or `hung` for too long; `reading` is what it was reading, where it was reading a file."""
 
-    def __init__(self, text: str, reading: Reading | None) -> None:
+    def __init__(self, text: str, reading: Reading | None, *, hung: bool = False) -> None:
         super().__init__(text)
         self.reading = reading
+        self.hung = hung
 
 
 class ReaderBugError(Exception):
@@ -126,14 +127,18 @@ class Workers:
             looks = looks + 1 if steps == worker.progress.steps else 0
             steps = worker.progress.steps
             if looks == _LOOKS:
-                raise ReaderDiedError(self._too_slow, worker.progress.reading)
+                raise self._too_slow(worker)
         try:
             return answer_in(answer.result())
         except ConnectionError:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_SECONDS):
                     await worker.exited.wait()
-            raise ReaderDiedError(self._how_it_died(worker.returncode), worker.progress.reading) from None
+            if worker.returncode == -signal.SIGALRM:  # the worker's own limit
+                raise self._too_slow(worker) from None
+            raise ReaderDiedError(
+                f"its reader died (exit status {worker.returncode})", worker.progress.reading
+            ) from None
         except GarbledError as error:
             raise ReaderDiedError(str(error), worker.progress.reading) from error
 
@@ -217,11 +222,6 @@ class Workers:
             _log.warning("an idle reader process ended", extra=fields(pid=worker.pid, status=worker.returncode))
             self._replace(worker)
 
-    def _how_it_died(self, returncode: int | None) -> str:
-        if returncode == -signal.SIGALRM:  # the worker's own limit
-            return self._too_slow
-        return f"its reader died (exit status {returncode})"
-
-    @property
-    def _too_slow(self) -> str:
-        return f"reading it took more than {self._file_seconds:g} seconds"
+    def _too_slow(self, worker: ReaderProcess) -> ReaderDiedError:
+        text = f"reading it took more than {self._file_seconds:g} seconds"
+        return ReaderDiedError(text, worker.progress.reading, hung=True)

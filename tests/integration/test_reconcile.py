@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from jwks_server.core.lifecycle import Owed
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import reconcile
+from jwks_server.daemon import compare, reconcile
 from jwks_server.daemon.loader import LoadJob
-from jwks_server.daemon.progress import Reading
+from jwks_server.daemon.progress import FOLDER, Reading
+from jwks_server.daemon.survey import SurveyJob
 from jwks_server.daemon.workers import ReaderDiedError
 
 A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
@@ -75,6 +77,126 @@ async def test_files_that_end_readers_without_end_make_a_pause(
         deadly.failure = lambda _job: None
         world.reconciler.hint(TenantName("a.com"))
         await eventually(lambda: world.kids("a.com") == set())
+
+
+class HangingLoader(CountingLoader):
+    """Hangs in some tenants' folders, for as long as the gate is closed, and loses a reader there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hanging: set[str] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held = Counter[str]()
+
+    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+        """Do the job, unless it comes to a folder that hangs."""
+        looked_at = getattr(job, "tenants", None) or [getattr(job, "tenant", None)]
+        for tenant in looked_at:
+            if tenant in self.hanging:
+                self.held[tenant] += 1
+                await self.gate.wait()
+                self.held[tenant] -= 1
+                reading = Reading(tenant if isinstance(job, SurveyJob) else FOLDER)
+                raise ReaderDiedError("says the test", reading, hung=True)
+        return await super().run(job, urgency)
+
+
+async def test_many_folders_that_hang_hold_one_reader_between_them(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once they are known, the others are followed, by events and by comparing; and all come back by themselves."""
+    monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    tenants = [f"{number}.com" for number in range(4)]
+    for tenant in tenants:
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(A)
+    loader = HangingLoader()
+    async with followed(keystores, loader=loader) as world:
+        await eventually(lambda: not world.reconciler.uncertain)
+        before = world.kids(tenants[3])
+        loader.hanging |= set(tenants[:3])
+        await eventually(lambda: world.reconciler.unread == 3)
+        loader.gate.clear()
+        await eventually(lambda: loader.held.total() == 1)
+        (keystores / tenants[3] / "k.pem").write_bytes(B)
+        await eventually(lambda: world.kids(tenants[3]) not in (None, before))
+        assert loader.held.total() == 1
+        loader.gate.set()
+        surveys = loader.surveys
+        await eventually(lambda: loader.surveys > surveys + 10)
+        loader.hanging.clear()
+        await eventually(lambda: world.reconciler.unread == 0)
+        assert [world.kids(tenant) for tenant in tenants[:3]] == [before] * 3
+
+
+@pytest.mark.parametrize(
+    "blamed", [Reading(FOLDER), Reading("k.pem", b"stamp")], ids=["the folder", "a file that ends readers"]
+)
+async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch, blamed: Reading
+) -> None:
+    """No timer of its own, which many tenants would have at once, gives it a reader."""
+    monkeypatch.setattr(reconcile, "RETRY_SECONDS", () if blamed.stamp else (0.0,) * 5)
+    monkeypatch.setattr(reconcile, "LATER_SECONDS", 0.0)
+    for tenant in ("a.com", "b.com"):
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(b"" if blamed.stamp and tenant == "a.com" else A)
+    loader = CountingLoader()
+    deaths = 0
+
+    def die(job: LoadJob) -> Exception | None:
+        nonlocal deaths
+        if job.tenant != "a.com" or (job.deadly and not job.afresh):
+            return None
+        deaths += 1
+        return ReaderDiedError("says the test", blamed, hung=True)
+
+    loader.failure = die
+    async with followed(keystores, loader=loader) as world:
+        await eventually(lambda: deaths)
+        monkeypatch.setattr(reconcile, "LATER_SECONDS", 3600.0)
+        first = deaths
+        for content in (B, A, B, A):
+            before = world.kids("b.com")
+            (keystores / "b.com" / "k.pem").write_bytes(content)
+            await eventually(lambda before=before: world.kids("b.com") not in (None, before))  # type: ignore[misc]
+        assert deaths == first == 1
+
+
+async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have hung for the same reason."""
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    for tenant in ("a.com", "b.com"):
+        (keystores / tenant).mkdir()
+    loader = HangingLoader()
+    async with followed(keystores, loader=loader) as world:
+        monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 3600.0)
+        loader.hanging.add("a.com")
+        await eventually(lambda: world.reconciler.unread == 1)
+        monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 0.0)
+        loader.hanging.add("b.com")
+        await eventually(lambda: world.reconciler.unread == 2)
+        loader.hanging.clear()
+        await eventually(lambda: world.reconciler.unread == 0)
+
+
+async def test_a_tenant_that_hangs_at_the_start_holds_no_reader_for_each_who_asks(keystores: Path) -> None:
+    """Its first load is not tried again because somebody wants its set."""
+    tenant = TenantName("a.com")
+    (keystores / tenant).mkdir()
+    loader = HangingLoader()
+    loader.hanging.add(tenant)
+    async with followed(keystores, loader=loader) as world:
+        assert world.reconciler.unread == 1
+        loader.gate.clear()
+        assert await world.reconciler.first_load(tenant) is None
+        assert loader.held.total() == 0
 
 
 class HeldLoader(CountingLoader):
