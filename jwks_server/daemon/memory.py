@@ -47,6 +47,7 @@ class Memory:
         self._written: dict[TenantName, tuple[object, ...] | None] = {}
         self._known: dict[TenantName, frozenset[object]] = {}
         self._is_unread = False
+        self._unread: Mapping[TenantName, OSError] = {}
         self._noted_unread: dict[TenantName, frozenset[object]] = {}
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -57,32 +58,43 @@ class Memory:
         if self._directory is None:
             return {}
         try:
-            return self._recall(self._directory)
+            remembered, self._unread = self._recall(self._directory)
         except OSError as error:
             self._is_unread = True
             self._fail(error)
             return {}
+        self._fail_for_unread()
+        return remembered
 
-    def _recall(self, directory: Path) -> Mapping[TenantName, Remembered]:
-        """Return what is remembered. A file that is damaged is said so, set aside and costs its tenant only."""
+    def _recall(self, directory: Path) -> tuple[Mapping[TenantName, Remembered], Mapping[TenantName, OSError]]:
+        """Return what is remembered and was not read before, and which tenants' files cannot be read.
+
+        A file that is damaged is said so, set aside and costs its tenant only.
+        """
         remembered: dict[TenantName, Remembered] = {}
+        unread: dict[TenantName, OSError] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for abandoned in directory.glob(f"{_UNFINISHED}*"):
             abandoned.unlink()
-        for path in sorted(path for path in directory.iterdir() if not path.name.startswith(".")):
+        names: Iterable[str] = self._unread or (path.name for path in directory.iterdir())
+        for path in sorted(directory / name for name in names if not name.startswith(".")):
             try:
                 tenant = tenant_name(path.name)
                 remembered[tenant] = _read(path)
                 self._written[tenant] = None
                 self._known[tenant] = _identities(remembered[tenant].keys)
-            except (OSError, KeyFileError, TenantNameError) as error:
+            except FileNotFoundError:
+                continue
+            except (KeyFileError, TenantNameError, IsADirectoryError) as error:
                 _log.error(
                     "memory of removed keys not used; keys that were owed from before the start may be missing",
                     extra=fields(file=path, reason=error),
                 )
                 with suppress(OSError):
                     path.rename(path.with_name(f".damaged-{path.name[:200]}"))
-        return remembered
+            except OSError as error:
+                unread[TenantName(path.name)] = error
+        return remembered, unread
 
     async def secure(self, publication: Publication) -> None:
         """Write keys that are new before they are published, so that no crash loses one that somebody has seen.
@@ -102,7 +114,7 @@ class Memory:
     def note(self, publication: Publication) -> None:
         """Take in what was published; the writing follows."""
         tenant, worth = publication.tenant, _worth(publication)
-        if self._is_unread:
+        if self._is_unread or tenant in self._unread:
             self._noted_unread[tenant] = self._noted_unread.get(tenant, frozenset()) | _identities(_owed(worth))
         if worth:
             self._noted[tenant] = publication
@@ -136,9 +148,12 @@ class Memory:
         """Write what waits; return False where the directory does not take it."""
         if self.fault is not None and not await self._try_directory():
             return False
-        for tenant in tuple(self._waiting):
+        for tenant in self._waiting.keys() - self._unread.keys():
             if not await self._write(tenant):
                 return False
+        if self._unread:
+            self._fail_for_unread()
+            return False
         if self.fault is not None:
             _log.info("state directory works again", extra=fields(directory=self._directory))
             self.fault = None
@@ -147,16 +162,17 @@ class Memory:
     async def _try_directory(self) -> bool:
         """Tell whether the directory takes a file again; in one that had to be made anew everything is missing."""
         assert self._directory is not None  # noqa: S101 - none cannot fail
+        is_unread = self._is_unread or bool(self._unread)
         try:
             is_new = await asyncio.to_thread(_prepare, self._directory)
-            late = await asyncio.to_thread(self._recall, self._directory) if self._is_unread else {}
+            late, unread = await asyncio.to_thread(self._recall, self._directory) if is_unread else ({}, {})
         except OSError as error:
             self._fail(error)
             return False
         if is_new:
             self._waiting = {**self._noted, **self._waiting}
-        if self._is_unread:
-            self._is_unread = False
+        if is_unread:
+            self._is_unread, self._unread = False, unread
             self._pass_on(late)
         return True
 
@@ -165,7 +181,8 @@ class Memory:
 
         Keys that were noted since are left out: whether those are owed is known better by now.
         """
-        noted, self._noted_unread = self._noted_unread, {}
+        noted = self._noted_unread
+        self._noted_unread = {tenant: noted[tenant] for tenant in noted.keys() & self._unread.keys()}
         for tenant in late:
             self._waiting.pop(tenant, None)
         self.on_recall(
@@ -201,8 +218,13 @@ class Memory:
             self._known[tenant] = _identities(_owed(worth))
             return True
 
-    def _fail(self, error: OSError) -> None:
-        reason = f"state directory {self._directory} cannot be used: {error.strerror}"
+    def _fail_for_unread(self) -> None:
+        for tenant, error in self._unread.items():
+            self._fail(error, f"file {tenant} of the state directory")
+            return
+
+    def _fail(self, error: OSError, what: str = "state directory") -> None:
+        reason = f"{what} {self._directory} cannot be used: {error.strerror}"
         if self.fault != reason:
             _log.error("removed keys are not remembered across a restart", extra=fields(reason=reason))
         self.fault = reason

@@ -1,6 +1,8 @@
 import asyncio
+import errno
 import http.client
 import json
+import os
 import random
 import re
 import resource
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from cryptography import x509
@@ -24,7 +26,7 @@ from support.server import Answer, Server, wait_until
 from jwks_server.core.build import build, read_key_file
 from jwks_server.core.kid import hexified
 from jwks_server.core.policy import Policy
-from jwks_server.core.publication import publication_of
+from jwks_server.core.publication import Publication, publication_of
 from jwks_server.core.snapshot import Folder, Remembered
 from jwks_server.core.tenant import TenantName
 from jwks_server.daemon import clock
@@ -477,3 +479,50 @@ async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: 
     second.note(new)
     assert await second.flush()
     assert state_file(state).read_bytes() != before
+
+
+async def test_a_memory_that_cannot_be_read_is_left_alone_until_it_can_be(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loud, and costs nobody else anything; a bad sector is no reason to forget what may still be owed."""
+    files = {item: read_key_file("k.pem", b"", pem(item), None) for item in (A, B)}
+
+    def publication(tenant: str, item: x509.Certificate) -> Publication:
+        folder = Folder((files[item],))
+        return publication_of(build(TenantName(tenant), folder, None, Policy(removal_grace=60), clock.now()))
+
+    first = daemon_memory.Memory(state)
+    first.recall()
+    first.note(publication(TENANT, A))
+    first.note(publication("bar.com", A))
+    assert await first.flush()
+    unreadable, beside = state_file(state), state / "owed" / "bar.com"
+    before = unreadable.read_bytes()
+    assert beside.read_bytes() == before
+    second = daemon_memory.Memory(state)
+    late: dict[TenantName, Remembered] = {}
+    second.on_recall = late.update
+    opened = Path.open
+
+    def fail_for_one(path: Path, mode: str) -> IO[Any]:
+        if path == unreadable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, mode)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", fail_for_one)
+        assert second.recall().keys() == {"bar.com"}
+        assert f"file {TENANT} of the state directory" in str(second.fault)
+        assert "Input/output error" in str(second.fault)
+        second.note(publication(TENANT, B))
+        second.note(publication("bar.com", B))
+        assert not await second.flush()
+        assert not late
+    assert unreadable.read_bytes() == before != beside.read_bytes()
+    assert await second.flush()
+    assert second.fault is None
+    assert [owed.key for owed in late[TenantName(TENANT)].keys] == list(files[A].keys)
+    assert unreadable.read_bytes() == before
+    second.note(publication(TENANT, B))
+    assert await second.flush()
+    assert unreadable.read_bytes() == beside.read_bytes()
