@@ -10,6 +10,8 @@ import os
 import signal
 import socket
 import ssl
+import threading
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import uvloop
@@ -31,6 +33,9 @@ from jwks_server.daemon.workers import Workers
 
 KEEPALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 0.5
+STOP_SECONDS = 8.0
+"""How long a stop may take; it takes about one second where no file system hangs."""
+
 ADMIN_HOST = "127.0.0.1"
 WORKERS = 2
 
@@ -40,11 +45,22 @@ _log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; raise SettingsError where the server cannot start as it was told to."""
     logs.set_up(settings.log_format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+    end = threading.Timer(STOP_SECONDS, _end_anyway)
+    end.daemon = True
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, on_stop=end.start))
+    finally:
+        end.cancel()
 
 
-async def _serve(settings: Settings) -> None:
+def _end_anyway() -> None:
+    """End while a thread still waits for a file system: all that was accepted is answered by now."""
+    _log.warning("not waiting any longer for a file system that does not answer")
+    os._exit(0)
+
+
+async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +109,7 @@ async def _serve(settings: Settings) -> None:
         for background in (_load_all(reconciler), memory.write_forever()):
             stack.callback(asyncio.ensure_future(background).cancel)
         await stop.wait()
+        on_stop()
         notify("STOPPING=1", "STATUS=Stopping")
         _log.info("stopping")
 

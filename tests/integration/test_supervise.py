@@ -1,5 +1,6 @@
 import asyncio
 import mmap
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -341,6 +342,41 @@ async def test_a_root_that_does_not_answer_keeps_everything_and_is_said_to(
         await eventually(lambda: world.supervisor.root_fault is None)
         replace_file(tree / "a.com" / "k.pem", B)
         await world.wait_for("a.com", {KID_B})
+
+
+HANGING_ROOT = """
+import sys, time
+from pathlib import Path
+
+if "serve" in sys.argv or "serve" in sys.orig_argv:
+    from jwks_server.daemon import serve, supervise
+
+    def hang(root, identity=supervise._identity):
+        while Path(__file__).with_name("hang").exists():
+            time.sleep(0.01)
+        return identity(root)
+
+    supervise._identity = hang
+    supervise.ROOT_PATIENCE_SECONDS = 0.1
+    serve.STOP_SECONDS = 2.0
+"""
+"""What the server imports when it starts: with a file `hang` beside this one, its root does not answer."""
+
+
+def test_a_server_whose_root_does_not_answer_stops_all_the_same(tree: Path, tmp_path: Path) -> None:
+    """What was accepted is answered, and the thread that waits for the root is left to itself."""
+    seam = tmp_path / "seam"
+    seam.mkdir()
+    (seam / "sitecustomize.py").write_text(HANGING_ROOT)
+    path = os.pathsep.join(filter(None, (str(seam), os.environ.get("PYTHONPATH"))))
+    with Server(tree, "--admin-port", "0", environment={"PYTHONPATH": path}) as server:
+        wait_until_ready(server)
+        (seam / "hang").touch()
+        wait_until(lambda: "does not answer" in server.log)
+        assert server.kids("a.com") == [KID_A]
+        assert server.terminate() == 0
+        assert "WARNING not waiting any longer for a file system that does not answer" in server.log
+        (seam / "hang").unlink()
 
 
 class BusyLoader(CountingLoader):
