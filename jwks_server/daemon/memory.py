@@ -63,7 +63,8 @@ class Memory:
             self._is_unread = True
             self._fail(error)
             return {}
-        self._fail_for_unread()
+        if self._unread:
+            self._fail_for_unread()
         return remembered
 
     def _recall(self, directory: Path) -> tuple[Mapping[TenantName, Remembered], Mapping[TenantName, OSError]]:
@@ -219,9 +220,8 @@ class Memory:
             return True
 
     def _fail_for_unread(self) -> None:
-        for tenant, error in self._unread.items():
-            self._fail(error, f"file {tenant} of the state directory")
-            return
+        tenant, error = next(iter(self._unread.items()))
+        self._fail(error, f"file {tenant} of the state directory")
 
     def _fail(self, error: OSError, what: str = "state directory") -> None:
         reason = f"{what} {self._directory} cannot be used: {error.strerror}"

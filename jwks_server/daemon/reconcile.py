@@ -34,6 +34,9 @@ LONGEST_TIMER_SECONDS = 3600.0
 SUSPECT_SECONDS = 30.0
 """When a tenant at which a reader ended is tried again: that may cost another one, and some seconds."""
 
+HICCUP_SECONDS = 1.0
+"""When a folder is tried again that hung for the first time."""
+
 MOST_DEADLY = 1000
 """How many files of a tenant may end a reader each before the tenant is tried again only now and then."""
 
@@ -69,6 +72,7 @@ class _Slot:
     wake: asyncio.TimerHandle | None = None
     wake_at: float = 0.0
     retries: int = 0
+    hangs: int = 0
     is_unread: bool = False
     told: Remembered | None = None
     signature: bytes | None = None
@@ -261,11 +265,14 @@ class Reconciler:
 
     def suspect(self, tenant: TenantName) -> None:
         """Take in that the tenant's folder hangs: nothing is known of it until it is tried again."""
-        self._slots.setdefault(tenant, _Slot()).is_unread = True
-        self._suspect(tenant, hung=True)
+        slot = self._slots.setdefault(tenant, _Slot())
+        slot.is_unread = True
+        self._suspect(tenant, slot, hung=True)
 
-    def _suspect(self, tenant: TenantName, *, hung: bool) -> None:
-        self._suspects[tenant] = _Suspect(time.monotonic() + SUSPECT_SECONDS, hung=hung)
+    def _suspect(self, tenant: TenantName, slot: _Slot, *, hung: bool) -> None:
+        slot.hangs += hung
+        delay = HICCUP_SECONDS if hung and slot.hangs == 1 else SUSPECT_SECONDS
+        self._suspects[tenant] = _Suspect(time.monotonic() + delay, hung=hung)
 
     def is_hung(self, tenant: TenantName) -> bool:
         """Tell whether the tenant's folder hung when it was last looked at."""
@@ -285,9 +292,12 @@ class Reconciler:
         await asyncio.shield(slot.task or self._start(tenant, slot))
         if tenant in self._suspects:
             return False
-        # Others may have hung for the same reason, and that is gone.
-        self._suspects = {name: replace(suspect, due=0.0) for name, suspect in self._suspects.items()}
+        self.hurry_suspects()  # others may have hung for the same reason, and that is gone
         return True
+
+    def hurry_suspects(self) -> None:
+        """Have all suspects tried again by the next comparison."""
+        self._suspects = {name: replace(suspect, due=0.0) for name, suspect in self._suspects.items()}
 
     def linked(self) -> tuple[TenantName, ...]:
         """Return the tenants some of whose files lie elsewhere, where the watch sees nothing."""
@@ -339,7 +349,7 @@ class Reconciler:
         at_folder = error.reading is not None and error.reading.name == FOLDER
         file = None if at_folder else error.reading
         _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
-        self._suspect(tenant, hung=self.is_hung(tenant) or (at_folder and error.hung))
+        self._suspect(tenant, slot, hung=self.is_hung(tenant) or (at_folder and error.hung))
         known = file is not None and (file.name, file.stamp) in slot.deadly
         if file is None or known or len(slot.deadly) >= MOST_DEADLY:
             self._fail(tenant, slot)
@@ -414,7 +424,7 @@ class Reconciler:
     def _retry(self, tenant: TenantName, slot: _Slot, publication: Publication, previous: Publication | None) -> None:
         """Look again soon at files that may be half-written, and now and then at those that stay bad."""
         if not publication.faulty and (publication.present or publication.owed) and not _folder_fault(publication):
-            slot.retries = 0
+            slot.retries = slot.hangs = 0
             self._suspects.pop(tenant, None)
             return
         if previous is None or publication.faulty != previous.faulty:

@@ -63,8 +63,14 @@ def _end_anyway() -> None:
 async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def begin_stop() -> None:
+        if not stop.is_set():
+            stop.set()
+            on_stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, begin_stop)
     context = _tls(settings)
     async with AsyncExitStack() as stack:
         sockets = bind(settings.host, settings.port)
@@ -109,7 +115,6 @@ async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
         for background in (_load_all(reconciler), memory.write_forever()):
             stack.callback(asyncio.ensure_future(background).cancel)
         await stop.wait()
-        on_stop()
         notify("STOPPING=1", "STATUS=Stopping")
         _log.info("stopping")
 

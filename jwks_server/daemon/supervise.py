@@ -153,6 +153,7 @@ class Supervisor:
             extra=fields(root=self._source.root, tenants=len(listing.tenants)),
         )
         self.root_fault = None
+        self._reconciler.hurry_suspects()  # it may have been the root that hung
         self._believe(listing)
         self._eventless = await asyncio.to_thread(file_system_without_events, self._source.root)
         self._want_rebuild("the keystores folder is not the one that was watched")

@@ -88,6 +88,7 @@ class HangingLoader(CountingLoader):
         self.gate = asyncio.Event()
         self.gate.set()
         self.held = Counter[str]()
+        self.hangs = Counter[str]()
 
     async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
         """Do the job, unless it comes to a folder that hangs."""
@@ -95,6 +96,7 @@ class HangingLoader(CountingLoader):
         for tenant in looked_at:
             if tenant in self.hanging:
                 self.held[tenant] += 1
+                self.hangs[tenant] += 1
                 await self.gate.wait()
                 self.held[tenant] -= 1
                 reading = Reading(tenant if isinstance(job, SurveyJob) else FOLDER)
@@ -106,7 +108,7 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(
     keystores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once they are known, the others are followed, by events and by comparing; and all come back by themselves."""
-    monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 0.0)
+    set_patience(monkeypatch, 0.0)
     monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
     tenants = [f"{number}.com" for number in range(4)]
@@ -166,6 +168,17 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
         assert deaths == first == 1
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a folder."""
+    source.rename(target)
+
+
+def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set when a tenant whose folder hangs from now on is tried again."""
+    for name in ("HICCUP_SECONDS", "SUSPECT_SECONDS"):
+        monkeypatch.setattr(reconcile, name, seconds)
+
+
 async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
     keystores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,14 +189,56 @@ async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
         (keystores / tenant).mkdir()
     loader = HangingLoader()
     async with followed(keystores, loader=loader) as world:
-        monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 3600.0)
+        set_patience(monkeypatch, 3600.0)
         loader.hanging.add("a.com")
         await eventually(lambda: world.reconciler.unread == 1)
-        monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 0.0)
+        set_patience(monkeypatch, 0.0)
         loader.hanging.add("b.com")
         await eventually(lambda: world.reconciler.unread == 2)
         loader.hanging.clear()
         await eventually(lambda: world.reconciler.unread == 0)
+
+
+async def test_a_root_that_is_back_has_what_hung_tried_at_once(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been the root that hung."""
+    set_patience(monkeypatch, 3600.0)
+    (keystores / "a.com").mkdir()
+    loader = HangingLoader()
+    loader.hanging.add("a.com")
+    async with followed(keystores, loader=loader) as world:
+        assert world.reconciler.unread == 1
+        loader.hanging.clear()
+        away = keystores.with_name("away")
+        move(keystores, away)
+        await eventually(lambda: world.supervisor.root_fault is not None)
+        move(away, keystores)
+        await world.wait_for("a.com", set())
+
+
+async def test_a_folder_that_hangs_once_is_tried_again_soon_and_then_rarely(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hiccup of a file server costs a second, an outage now and then a reader."""
+    monkeypatch.setattr(reconcile, "HICCUP_SECONDS", 0.0)
+    monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 3600.0)
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    for tenant in ("a.com", "b.com"):
+        (keystores / tenant).mkdir()
+    loader = HangingLoader()
+    async with followed(keystores, loader=loader) as world:
+        await eventually(lambda: not world.reconciler.uncertain)
+        for hangs in (2, 4):
+            loader.hanging.add("a.com")
+            await eventually(lambda hangs=hangs: loader.hangs["a.com"] == hangs)  # type: ignore[misc]
+            surveys = loader.surveys
+            await eventually(lambda surveys=surveys: loader.surveys > surveys + 10)  # type: ignore[misc]
+            assert loader.hangs["a.com"] == hangs
+            loader.hanging.clear()
+            world.reconciler.hurry_suspects()
+            await eventually(lambda: world.reconciler.unread == 0)
 
 
 async def test_a_tenant_that_hangs_at_the_start_holds_no_reader_for_each_who_asks(keystores: Path) -> None:
