@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import sys
@@ -93,7 +94,8 @@ def volume(number: int) -> str:
 class Writer:
     """One process's random changes. What it breaks it mends before the round is over."""
 
-    def __init__(self, workspace: Path, plan: Plan, pems: list[bytes], number: int) -> None:
+    def __init__(self, workspace: Path, plan: Plan, pems: list[bytes], number: int, stop: Event) -> None:
+        self.stop = stop
         self.root, self.outside = workspace / "keystores", workspace / "outside"
         self.plan, self.number, self.pems = plan, number, pems
         self.random = random.Random(plan.seed * 1000 + number)
@@ -105,9 +107,11 @@ class Writer:
         ]  # fmt: skip
 
     def run(self, count: int) -> int:
-        """Make so many changes, at the plan's rate, and mend."""
+        """Make so many changes, at the plan's rate, and mend; fewer where all is to stop."""
         started = time.monotonic()
         for done in range(count):
+            if self.stop.is_set():
+                break
             with suppress(FileNotFoundError, FileExistsError, NotADirectoryError, OSError):
                 self.change()
             if self.plan.rate:
@@ -299,10 +303,12 @@ class Writer:
 _writer: Writer | None = None
 
 
-def start_writer(workspace: Path, plan: Plan, pems: list[bytes], numbers: "multiprocessing.Queue[int]") -> None:
+def start_writer(
+    workspace: Path, plan: Plan, pems: list[bytes], numbers: "multiprocessing.Queue[int]", stop: Event
+) -> None:
     """Begin a writing process."""
     global _writer  # noqa: PLW0603 - one a process
-    _writer = Writer(workspace, plan, pems, numbers.get())
+    _writer = Writer(workspace, plan, pems, numbers.get(), stop)
 
 
 def write(count: int) -> int:
@@ -365,9 +371,12 @@ def probe_forever(
 
         def keys() -> bytes:
             connection.sendall(request)
-            received = connection.recv(65536)
+            received = b""
             while not received.endswith(b"]}"):
-                received += connection.recv(65536)
+                piece = connection.recv(65536)
+                if not piece:
+                    raise ConnectionResetError("the server has gone")
+                received += piece
             return received.partition(b"\r\n\r\n")[2]
 
         turn = 0
@@ -407,13 +416,13 @@ def churn(plan: Plan, workspace: Path, say: Callable[[str], None] = lambda _: No
     numbers: multiprocessing.Queue[int] = context.Queue()
     for number in range(plan.writers):
         numbers.put(number)
-    initial = (workspace, plan, pems, numbers)
+    stop, read, probed = context.Event(), context.Queue(), context.Queue()
+    initial = (workspace, plan, pems, numbers, stop)
     with (
         Server(root) as server,
         ProcessPoolExecutor(plan.writers, context, initializer=start_writer, initargs=initial) as writers,
     ):
         kid = (server.kids(anchored(0)) or [""])[0]
-        stop, read, probed = context.Event(), context.Queue(), context.Queue()
         helpers = [
             context.Process(target=read_forever, args=(server.port, plan, kid, stop, read)),
             context.Process(target=probe_forever, args=(server.port, root / PROBE, pems[-2:], stop, probed)),
@@ -470,6 +479,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="operations a second; 0 is as fast as possible")
     parser.add_argument("--seconds", type=float, default=900.0, help="stop after the round in which these are over")
     plan = Plan(**vars(parser.parse_args()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no process of it is left
     with tempfile.TemporaryDirectory() as folder:
         report = churn(plan, Path(folder), lambda text: print(text, file=sys.stderr))  # noqa: T201
     print(report)  # noqa: T201
