@@ -25,7 +25,7 @@ from jwks_server.daemon.logs import fields
 _FOLDER = "owed"
 _UNFINISHED = ".new-"
 _MAX_BYTES = 64 << 20
-_AGAIN_SECONDS = 5.0
+_AGAIN_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)

@@ -104,13 +104,29 @@ class HangingLoader(CountingLoader):
         return await super().run(job, urgency)
 
 
+def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave hardly a pause between comparisons."""
+    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a folder."""
+    source.rename(target)
+
+
+def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set when a tenant whose folder hangs from now on is tried again."""
+    for name in ("HICCUP_SECONDS", "SUSPECT_SECONDS"):
+        monkeypatch.setattr(reconcile, name, seconds)
+
+
 async def test_many_folders_that_hang_hold_one_reader_between_them(
     keystores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once they are known, the others are followed, by events and by comparing; and all come back by themselves."""
     set_patience(monkeypatch, 0.0)
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    compare_often(monkeypatch)
     tenants = [f"{number}.com" for number in range(4)]
     for tenant in tenants:
         (keystores / tenant).mkdir()
@@ -168,23 +184,11 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
         assert deaths == first == 1
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename a folder."""
-    source.rename(target)
-
-
-def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Set when a tenant whose folder hangs from now on is tried again."""
-    for name in ("HICCUP_SECONDS", "SUSPECT_SECONDS"):
-        monkeypatch.setattr(reconcile, name, seconds)
-
-
 async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
     keystores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may have hung for the same reason."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    compare_often(monkeypatch)
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
     loader = HangingLoader()
@@ -223,8 +227,7 @@ async def test_a_folder_that_hangs_once_is_tried_again_soon_and_then_rarely(
     """A hiccup of a file server costs a second, an outage now and then a reader."""
     monkeypatch.setattr(reconcile, "HICCUP_SECONDS", 0.0)
     monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 3600.0)
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+    compare_often(monkeypatch)
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
     loader = HangingLoader()
