@@ -17,7 +17,7 @@ from jwks_server.daemon.logs import fields
 from jwks_server.daemon.reconcile import Loader, Reconciler
 from jwks_server.daemon.source import Source
 from jwks_server.daemon.survey import ListingJob, SurveyJob
-from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
+from jwks_server.daemon.workers import URGENT, ReaderDiedError
 
 EVENT_PATIENCE_SECONDS = 0.1
 SHORTEST_PAUSE_SECONDS = 1.0
@@ -143,13 +143,8 @@ class Comparer:
         raise error
 
     async def _try_suspects(self) -> None:
-        """Try those again at which readers ended, until one does it again: no two readers at once are at those."""
+        """Have those read again at which readers ended, until one does it again: one reader at a time is at those."""
         while (tenant := self._reconciler.due_suspect()) is not None:
-            try:
-                await self._loader.run(SurveyJob(self._source, (tenant,)), ROUTINE)
-            except ReaderDiedError as error:
-                self._hung_one((tenant,), error)
-                return
             if not await self._reconciler.try_again(tenant):
                 return
 

@@ -88,7 +88,10 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Suspect:
-    """A tenant at which a reader ended: when it is tried again, and whether its folder hangs as a whole."""
+    """A tenant at which a reader ended: when it is tried again, and whether something hung before it gave any content.
+
+    What hangs, the folder, a file or what a link leads to, hangs for whoever looks.
+    """
 
     due: float
     hung: bool
@@ -264,18 +267,16 @@ class Reconciler:
     # --- suspects
 
     def suspect(self, tenant: TenantName) -> None:
-        """Take in that the tenant's folder hangs: nothing is known of it until it is tried again."""
-        slot = self._slots.setdefault(tenant, _Slot())
-        slot.is_unread = True
-        self._suspect(tenant, slot, hung=True)
+        """Take in that a look at the tenant's folder hung."""
+        self._suspect(tenant, self._slots.setdefault(tenant, _Slot()), hung=True)
 
     def _suspect(self, tenant: TenantName, slot: _Slot, *, hung: bool) -> None:
         slot.hangs += hung
         delay = HICCUP_SECONDS if hung and slot.hangs == 1 else SUSPECT_SECONDS
-        self._suspects[tenant] = _Suspect(time.monotonic() + delay, hung=hung)
+        self._suspects[tenant] = _Suspect(time.monotonic() + delay, hung=hung or self.is_hung(tenant))
 
     def is_hung(self, tenant: TenantName) -> bool:
-        """Tell whether the tenant's folder hung when it was last looked at."""
+        """Tell whether looking at the tenant's folder and files hangs, as far as is known."""
         suspect = self._suspects.get(tenant)
         return suspect is not None and suspect.hung
 
@@ -346,10 +347,10 @@ class Reconciler:
 
     def _blame(self, tenant: TenantName, slot: _Slot, error: ReaderDiedError) -> None:
         """Have the folder read without the file that ended a reader; without any such file, look again later."""
-        at_folder = error.reading is not None and error.reading.name == FOLDER
-        file = None if at_folder else error.reading
+        reading = error.reading
+        file = None if reading is None or reading.name == FOLDER else reading
         _log.error("reader lost", extra=fields(tenant=tenant, file=file and file.name, reason=error))
-        self._suspect(tenant, slot, hung=self.is_hung(tenant) or (at_folder and error.hung))
+        self._suspect(tenant, slot, hung=error.hung and reading is not None and not reading.stamp)
         known = file is not None and (file.name, file.stamp) in slot.deadly
         if file is None or known or len(slot.deadly) >= MOST_DEADLY:
             self._fail(tenant, slot)

@@ -151,7 +151,9 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(
 
 
 @pytest.mark.parametrize(
-    "blamed", [Reading(FOLDER), Reading("k.pem", b"stamp")], ids=["the folder", "a file that ends readers"]
+    "blamed",
+    [Reading(FOLDER), Reading("k.pem"), Reading("k.pem", b"stamp")],
+    ids=["the folder", "a file that hangs", "content that ends readers"],
 )
 async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
     keystores: Path, monkeypatch: pytest.MonkeyPatch, blamed: Reading
@@ -195,12 +197,12 @@ async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
     async with followed(keystores, loader=loader) as world:
         set_patience(monkeypatch, 3600.0)
         loader.hanging.add("a.com")
-        await eventually(lambda: world.reconciler.unread == 1)
+        await eventually(lambda: world.reconciler.is_hung(TenantName("a.com")))
         set_patience(monkeypatch, 0.0)
         loader.hanging.add("b.com")
-        await eventually(lambda: world.reconciler.unread == 2)
+        await eventually(lambda: world.reconciler.is_hung(TenantName("b.com")))
         loader.hanging.clear()
-        await eventually(lambda: world.reconciler.unread == 0)
+        await eventually(lambda: not world.reconciler.is_hung(TenantName("a.com")))
 
 
 async def test_a_root_that_is_back_has_what_hung_tried_at_once(
