@@ -7,6 +7,7 @@ is deaf.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -111,35 +112,44 @@ class Comparer:
 
     async def _look_over(self, tenants: Iterable[TenantName]) -> tuple[float, list[tuple[TenantName, float]]]:
         """Hint at the tenants that differ; return the seconds of work, and who has changed, with when that was seen."""
-        rest = [tenant for tenant in tenants if not self._reconciler.is_hung(tenant)]
-        rest.reverse()
+        rest = deque(tenants)
         took, changed = 0.0, []
         while rest:
-            since = time.monotonic()
-            batch = tuple(reversed(rest[-SLICE_TENANTS:]))
-            try:
-                async with self._one_at_a_time:
+            async with self._one_at_a_time:
+                since = time.monotonic()
+                batch = self._take(rest)
+                try:
                     survey = await self._loader.run(SurveyJob(self._source, batch), URGENT)
-            except ReaderDiedError as error:
-                rest.remove(self._hung_one(batch, error))
-                continue
+                except ReaderDiedError as error:
+                    self._blame(batch, error)
+                    rest.extendleft(reversed(batch))
+                    continue
             if survey.root != self._reconciler.root:
                 raise RootUnavailableError("another root than the one that is believed")
             took += survey.seconds
-            del rest[-len(survey.signatures) :]
+            rest.extendleft(reversed(batch[len(survey.signatures) :]))
             for tenant in self._reconciler.differing(survey.signatures):
                 if self._reconciler.was_certain(tenant):
                     changed.append((tenant, since))
                 self._reconciler.hint(tenant)
         return took, changed
 
-    def _hung_one(self, batch: tuple[TenantName, ...], error: ReaderDiedError) -> TenantName:
-        """Return the tenant at which a reader ended, a suspect from now on; raise where it is not known."""
+    def _take(self, rest: deque[TenantName]) -> tuple[TenantName, ...]:
+        """Take the first tenants for one slice; those that hang have their own turn."""
+        batch: list[TenantName] = []
+        while rest and len(batch) < SLICE_TENANTS:
+            tenant = rest.popleft()
+            if not self._reconciler.is_hung(tenant):
+                batch.append(tenant)
+        return tuple(batch)
+
+    def _blame(self, batch: tuple[TenantName, ...], error: ReaderDiedError) -> None:
+        """Make the tenant at which a reader ended a suspect; raise where it is not known."""
         for tenant in batch:
             if error.reading is not None and tenant == error.reading.name:
                 _log.error("folder not looked at; the other tenants are", extra=fields(tenant=tenant, reason=error))
                 self._reconciler.suspect(tenant)
-                return tenant
+                return
         raise error
 
     async def _try_suspects(self) -> None:

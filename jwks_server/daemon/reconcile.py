@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol, overload
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNameError
@@ -289,10 +290,12 @@ class Reconciler:
         """Read a suspect, with the files that ended readers; tell whether it ended none."""
         slot = self._slots.setdefault(tenant, _Slot())
         slot.afresh = slot.again = True
-        self._suspects.pop(tenant, None)
+        tried = self._suspects[tenant] = replace(self._suspects[tenant], due=inf)
         await asyncio.shield(slot.task or self._start(tenant, slot))
-        if tenant in self._suspects:
+        if self._suspects.get(tenant, tried) is not tried:
             return False
+        if self._suspects.pop(tenant, None) is not None:
+            self._later(tenant, slot)  # it has ordinary faults, which have their own timer
         self.hurry_suspects()  # others may have hung for the same reason, and that is gone
         return True
 

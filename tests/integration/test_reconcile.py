@@ -124,13 +124,16 @@ def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 async def test_many_folders_that_hang_hold_one_reader_between_them(
     keystores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once they are known, the others are followed, by events and by comparing; and all come back by themselves."""
+    """Once they are known, the others are followed, even where no event names a change; and all come back."""
     set_patience(monkeypatch, 0.0)
     compare_often(monkeypatch)
+    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 0.01, 0.01))
     tenants = [f"{number}.com" for number in range(4)]
     for tenant in tenants:
-        (keystores / tenant).mkdir()
-        (keystores / tenant / "k.pem").write_bytes(A)
+        elsewhere = keystores.with_name(tenant)
+        elsewhere.mkdir()
+        (elsewhere / "k.pem").write_bytes(A)
+        (keystores / tenant).symlink_to(elsewhere)
     loader = HangingLoader()
     async with followed(keystores, loader=loader) as world:
         await eventually(lambda: not world.reconciler.uncertain)
@@ -141,13 +144,38 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(
         await eventually(lambda: loader.held.total() == 1)
         (keystores / tenants[3] / "k.pem").write_bytes(B)
         await eventually(lambda: world.kids(tenants[3]) not in (None, before))
-        assert loader.held.total() == 1
-        loader.gate.set()
         surveys = loader.surveys
         await eventually(lambda: loader.surveys > surveys + 10)
+        assert loader.held.total() == 1
+        loader.gate.set()
+        await eventually(lambda: all(loader.hangs[tenant] > 10 for tenant in tenants[:3]))
         loader.hanging.clear()
         await eventually(lambda: world.reconciler.unread == 0)
         assert [world.kids(tenant) for tenant in tenants[:3]] == [before] * 3
+
+
+async def test_folders_that_begin_to_hang_hold_one_reader_of_those_that_compare(
+    keystores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are two who look the tree over: one at all of it, one at what lies elsewhere."""
+    compare_often(monkeypatch)
+    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 0.01, 0.01))
+    for tenant in ("a.com", "b.com"):
+        keystores.with_name(tenant).mkdir()
+        (keystores / tenant).symlink_to(keystores.with_name(tenant))
+    (keystores / "c.com").mkdir()
+    loader = HangingLoader()
+    async with followed(keystores, loader=loader) as world:
+        await eventually(lambda: not world.reconciler.uncertain)
+        loader.gate.clear()
+        loader.hanging |= {"a.com", "b.com"}
+        await eventually(loader.held.total)
+        for content in (A, B, A, B):
+            before = world.kids("c.com")
+            (keystores / "c.com" / "k.pem").write_bytes(content)
+            await eventually(lambda before=before: world.kids("c.com") not in (None, before))  # type: ignore[misc]
+        assert loader.held.total() == 1
+        loader.gate.set()
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,9 @@ async def test_a_large_tree_is_compared_in_slices(
         await world.wait_for("d.com", {KID_B})
         await world.wait_for("e.com", set())
         await world.wait_for("a.com", None)
+        for tenant in ("b.com", "c.com"):
+            replace_file(tree / tenant / "k.pem", B)
+            await world.wait_for(tenant, {KID_B})
         assert {offered for offered, _ in slices} == {1, 2, 3}
         assert {looked_at for _, looked_at in slices} == {1}
 
