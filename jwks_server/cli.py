@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import click
 
+from jwks_server.commands.check import check_tree, show_tenant
+from jwks_server.commands.revoke import revoke_key
 from jwks_server.core.errors import JwksServerError, PolicyError, SettingsError, TenantNameError
 from jwks_server.core.kid import Scheme
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
-from jwks_server.daemon.inspect import check_tree, show_tenant
-from jwks_server.daemon.logs import complain
-from jwks_server.daemon.passwords import PasswordSources
-from jwks_server.daemon.revoke import revoke_key
-from jwks_server.daemon.source import Source
+from jwks_server.host.logs import complain
+from jwks_server.reading.passwords import PasswordSources
+from jwks_server.reading.source import Source
 
 ENVIRONMENT_PREFIX = "JWKS_SERVER_"
 MAX_PORT = 65_535

@@ -1,1 +1,1 @@
-"""What does: files, threads, processes, sockets and clocks, around the computation in `core`."""
+"""Wires the parts into one service: settings, start, stop, systemd."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from jwks_server.core.errors import SettingsError
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName
-from jwks_server.daemon.mounts import tells_changes_apart
-from jwks_server.daemon.passwords import PasswordSources
-from jwks_server.daemon.source import Source
+from jwks_server.host.mounts import tells_changes_apart
+from jwks_server.reading.passwords import PasswordSources
+from jwks_server.reading.source import Source
 
 MEDIA_TYPES = ("application/json", "application/jwk-set+json")
 

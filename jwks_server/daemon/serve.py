@@ -17,19 +17,20 @@ from contextlib import AsyncExitStack
 import uvloop
 from aiohttp import web
 
+from jwks_server.admin.api import AdminHandler, Health
 from jwks_server.core.errors import RootUnavailableError, SettingsError
-from jwks_server.daemon import logs, tls
-from jwks_server.daemon.admin import AdminHandler, Health
 from jwks_server.daemon.config import Settings
-from jwks_server.daemon.http import PublicHandler, PublicServer
-from jwks_server.daemon.listen import bind, listen
-from jwks_server.daemon.logs import fields
-from jwks_server.daemon.memory import Memory
-from jwks_server.daemon.notify import notify
-from jwks_server.daemon.reconcile import Reconciler
-from jwks_server.daemon.store import Store
-from jwks_server.daemon.supervise import Supervisor
-from jwks_server.daemon.workers import Workers
+from jwks_server.daemon.systemd import notify
+from jwks_server.following.reconcile import Reconciler
+from jwks_server.following.store import Store
+from jwks_server.following.watchkeeper import Supervisor
+from jwks_server.host import logs
+from jwks_server.host.logs import fields
+from jwks_server.readers.pool import Workers
+from jwks_server.serving import tls
+from jwks_server.serving.http import PublicHandler, PublicServer
+from jwks_server.serving.listen import bind, listen
+from jwks_server.state.directory import Memory
 
 KEEPALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 0.5

@@ -14,9 +14,9 @@ from support.server import Server, wait_until
 from jwks_server.core.publication import Sealed
 from jwks_server.core.snapshot import Level, Snapshot
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import keystore
-from jwks_server.daemon.loader import LoadJob, load
-from jwks_server.daemon.source import Source
+from jwks_server.reading import tree as keystore
+from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.source import Source
 
 A, B = (pem(certificate(private_key("P-256", number))) for number in (1, 2))
 AS_OWNER_ONLY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")

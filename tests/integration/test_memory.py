@@ -29,8 +29,8 @@ from jwks_server.core.policy import Policy
 from jwks_server.core.publication import Publication, publication_of
 from jwks_server.core.snapshot import Folder, Remembered
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import clock
-from jwks_server.daemon import memory as daemon_memory
+from jwks_server.host import clock
+from jwks_server.state import directory as daemon_memory
 
 TENANT = "foo.com"
 GRACE = ("--removal-grace", "1h")

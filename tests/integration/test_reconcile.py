@@ -13,11 +13,11 @@ from jwks_server.core.lifecycle import Owed
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import compare, reconcile
-from jwks_server.daemon.loader import LoadJob
-from jwks_server.daemon.progress import FOLDER, Reading
-from jwks_server.daemon.survey import SurveyJob
-from jwks_server.daemon.workers import ReaderDiedError
+from jwks_server.following import compare, reconcile
+from jwks_server.readers.pool import ReaderDiedError
+from jwks_server.reading.load import LoadJob
+from jwks_server.reading.place import FOLDER, Reading
+from jwks_server.reading.survey import SurveyJob
 
 A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
 

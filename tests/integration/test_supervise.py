@@ -13,9 +13,11 @@ from support.namespaces import inside, with_limit, with_mounts, without_override
 from support.server import Server, wait_until
 
 from jwks_server.core.errors import RootUnavailableError
-from jwks_server.daemon import compare, reconcile, supervise, survey
-from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.survey import SurveyJob
+from jwks_server.following import compare, reconcile
+from jwks_server.following import watchkeeper as supervise
+from jwks_server.reading import survey
+from jwks_server.reading.survey import SurveyJob
+from jwks_server.reading.tree import list_root
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 TENANTS = ("a.com", "b.com", "c.com", "d.com")
@@ -352,7 +354,8 @@ import sys, time
 from pathlib import Path
 
 if "serve" in sys.argv or "serve" in sys.orig_argv:
-    from jwks_server.daemon import serve, supervise
+    from jwks_server.daemon import serve
+    from jwks_server.following import watchkeeper as supervise
 
     def hang(root, identity=supervise._identity):
         while Path(__file__).with_name("hang").exists():

@@ -13,8 +13,9 @@ from jwks_server.core.lifecycle import Moment
 from jwks_server.core.policy import OutOfValidity, Policy
 from jwks_server.core.publication import Publication
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import clock, supervise
-from jwks_server.daemon.http import PublicHandler
+from jwks_server.following import watchkeeper as supervise
+from jwks_server.host import clock
+from jwks_server.serving.http import PublicHandler
 
 TENANT = TenantName("a.com")
 HIDE = Policy(not_yet_valid=OutOfValidity.HIDE, expired=OutOfValidity.HIDE, max_age=3600)

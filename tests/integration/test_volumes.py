@@ -6,7 +6,7 @@ import pytest
 from support.certificates import sample
 from support.inprocess import eventually, followed
 
-from jwks_server.daemon import compare
+from jwks_server.following import compare
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 

@@ -19,8 +19,9 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.utils import BaseThread
 
-from jwks_server.daemon import compare, supervise, watch
-from jwks_server.daemon.watch import Listener, Watch
+from jwks_server.following import compare, watch
+from jwks_server.following import watchkeeper as supervise
+from jwks_server.following.watch import Listener, Watch
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 

@@ -17,14 +17,14 @@ from support.inprocess import World, eventually, followed
 from support.server import Server, wait_until
 
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon import compare
-from jwks_server.daemon.frames import HEADER_BYTES
-from jwks_server.daemon.keystore import Listing
-from jwks_server.daemon.loader import LoadJob
-from jwks_server.daemon.process import MOST_FRAME_BYTES, ReaderProcess
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.survey import ListingJob
-from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError, Workers
+from jwks_server.following import compare
+from jwks_server.readers.pool import ROUTINE, URGENT, ReaderDiedError, Workers
+from jwks_server.readers.process import MOST_FRAME_BYTES, ReaderProcess
+from jwks_server.reading.load import LoadJob
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import ListingJob
+from jwks_server.reading.tree import Listing
+from jwks_server.reading.wire import HEADER_BYTES
 
 A, B, C = (pem(certificate(private_key("P-256", number))) for number in (1, 2, 3))
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -34,9 +34,10 @@ SEAM = """
 import os, sys, time
 from pathlib import Path
 
-if "-c" in sys.orig_argv and "jwks_server.daemon.worker" in " ".join(sys.orig_argv):
+if "-c" in sys.orig_argv and "jwks_server.reading.child" in " ".join(sys.orig_argv):
     from jwks_server.core import formats
-    from jwks_server.daemon import loader, survey
+    from jwks_server.reading import load as loader
+    from jwks_server.reading import survey
 
     seam = Path(__file__).parent
     real = formats.read
@@ -141,7 +142,7 @@ async def working(count: int, seam: Seam | None = None, file_seconds: float = FI
     """Run workers, with the seam in them where one is given."""
     workers = Workers(count, file_seconds=file_seconds)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 1.0)
+        patch.setattr("jwks_server.readers.pool._GRACE_SECONDS", 1.0)
         for name, value in (seam.environment if seam else {}).items():
             patch.setenv(name, value)
         try:
@@ -343,7 +344,7 @@ async def test_a_reader_that_takes_long_over_many_files_is_left_alone(
     job = tenant(keystores, "a.com", **{f"k{number}": marked("nap") for number in range(5)})
     async with working(1, seam, file_seconds=1.5) as workers:
         with monkeypatch.context() as patch:
-            patch.setattr("jwks_server.daemon.workers._GRACE_SECONDS", 0.0)
+            patch.setattr("jwks_server.readers.pool._GRACE_SECONDS", 0.0)
             loaded = await workers.run(job, URGENT)
         assert len(loaded.publication.kids) == 1
         assert seam.counts == {"nap": 5}
@@ -464,9 +465,9 @@ def test_a_pile_of_keystores_in_one_tenant_does_not_delay_another(keystores: Pat
 PARENT = """
 import asyncio, sys
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.loader import LoadJob
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.workers import URGENT, Workers
+from jwks_server.reading.load import LoadJob
+from jwks_server.reading.source import Source
+from jwks_server.readers.pool import URGENT, Workers
 
 async def main():
     workers = Workers(2, file_seconds=1)

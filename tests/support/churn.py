@@ -28,9 +28,9 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Self
 
-from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import LoadJob, load
-from jwks_server.daemon.source import Source
+from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.source import Source
+from jwks_server.reading.tree import list_root
 from support.certificates import certificate, pem, private_key, replace_file
 from support.server import Server
 

@@ -10,13 +10,13 @@ from typing import overload
 from jwks_server.core.policy import Policy
 from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.keystore import Listing, list_root
-from jwks_server.daemon.loader import Loaded, LoadJob, load
-from jwks_server.daemon.reconcile import Loader, Reconciler
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.store import Store
-from jwks_server.daemon.supervise import Supervisor
-from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob, survey
+from jwks_server.following.reconcile import Loader, Reconciler
+from jwks_server.following.store import Store
+from jwks_server.following.watchkeeper import Supervisor
+from jwks_server.reading.load import Loaded, LoadJob, load
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import ListingJob, Survey, SurveyJob, survey
+from jwks_server.reading.tree import Listing, list_root
 
 PATIENCE_SECONDS = 30.0
 

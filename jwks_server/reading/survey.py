@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.keystore import open_folder, opened_root, view
-from jwks_server.daemon.source import Source
+from jwks_server.reading.source import Source
+from jwks_server.reading.tree import open_folder, opened_root, view
 
 SLICE_SECONDS = 0.003
 

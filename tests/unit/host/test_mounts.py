@@ -1,4 +1,4 @@
-from jwks_server.daemon.mounts import mounted_kinds
+from jwks_server.host.mounts import mounted_kinds
 
 TABLE = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw

@@ -14,7 +14,11 @@ from jwks_server.core.kid import Scheme
 from jwks_server.core.policy import OutOfValidity
 from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.frames import (
+from jwks_server.reading.load import Loaded, LoadJob, load
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import SurveyJob, survey
+from jwks_server.reading.tree import list_root
+from jwks_server.reading.wire import (
     HEADER_BYTES,
     Answer,
     Bug,
@@ -24,10 +28,6 @@ from jwks_server.daemon.frames import (
     frame_bytes,
     framed,
 )
-from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import Loaded, LoadJob, load
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.survey import SurveyJob, survey
 
 TENANT = TenantName("a.com")
 

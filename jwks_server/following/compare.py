@@ -13,12 +13,12 @@ from contextlib import suppress
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.keystore import Listing
-from jwks_server.daemon.logs import fields
-from jwks_server.daemon.reconcile import Loader, Reconciler
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.survey import ListingJob, SurveyJob
-from jwks_server.daemon.workers import URGENT, ReaderDiedError
+from jwks_server.following.reconcile import Loader, Reconciler
+from jwks_server.host.logs import fields
+from jwks_server.readers.pool import URGENT, ReaderDiedError
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import ListingJob, SurveyJob
+from jwks_server.reading.tree import Listing
 
 EVENT_PATIENCE_SECONDS = 0.1
 SHORTEST_PAUSE_SECONDS = 1.0

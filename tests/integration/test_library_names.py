@@ -18,7 +18,7 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.utils import BaseThread
 
-from jwks_server.daemon import watch
+from jwks_server.following import watch
 
 
 def parameters(function: object) -> list[str]:

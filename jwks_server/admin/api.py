@@ -14,11 +14,11 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from jwks_server.core.snapshot import Level
-from jwks_server.daemon.memory import Memory
-from jwks_server.daemon.reconcile import Reconciler
-from jwks_server.daemon.store import Store
-from jwks_server.daemon.supervise import Supervisor
-from jwks_server.daemon.workers import Workers
+from jwks_server.following.reconcile import Reconciler
+from jwks_server.following.store import Store
+from jwks_server.following.watchkeeper import Supervisor
+from jwks_server.readers.pool import Workers
+from jwks_server.state.directory import Memory
 
 
 class Health:

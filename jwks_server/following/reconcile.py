@@ -16,16 +16,16 @@ from jwks_server.core.errors import LoaderError, RootUnavailableError, TenantNam
 from jwks_server.core.publication import Publication
 from jwks_server.core.snapshot import Level, Remembered
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, tenant_name
-from jwks_server.daemon import clock
-from jwks_server.daemon.changes import log_change
-from jwks_server.daemon.keystore import Listing
-from jwks_server.daemon.loader import Loaded, LoadJob
-from jwks_server.daemon.logs import fields
-from jwks_server.daemon.progress import FOLDER
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.store import Store
-from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob
-from jwks_server.daemon.workers import ROUTINE, URGENT, ReaderDiedError
+from jwks_server.following.changes import log_change
+from jwks_server.following.store import Store
+from jwks_server.host import clock
+from jwks_server.host.logs import fields
+from jwks_server.readers.pool import ROUTINE, URGENT, ReaderDiedError
+from jwks_server.reading.load import Loaded, LoadJob
+from jwks_server.reading.place import FOLDER
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import ListingJob, Survey, SurveyJob
+from jwks_server.reading.tree import Listing
 
 QUIET_SECONDS = 0.001
 LONGEST_QUIET_SECONDS = 0.05

@@ -3,7 +3,7 @@ import os
 import signal
 import struct
 
-from jwks_server.daemon.progress import Progress, Reading
+from jwks_server.reading.place import Progress, Reading
 
 
 def test_what_a_child_notes_is_known_after_its_death() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jwks_server.core.policy import Policy
-from jwks_server.daemon.passwords import PasswordSources
+from jwks_server.reading.passwords import PasswordSources
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from jwks_server.core.errors import TenantNameError
 from jwks_server.core.keyset import KeySet
 from jwks_server.core.publication import Publication
 from jwks_server.core.tenant import TenantName, tenant_name
-from jwks_server.daemon import clock
+from jwks_server.host import clock
 
 METHODS = "GET, HEAD, OPTIONS"
 RETRY_AFTER_SECONDS = 5

@@ -4,7 +4,7 @@ import logging
 
 from jwks_server.core.publication import Publication
 from jwks_server.core.snapshot import Level, Problem
-from jwks_server.daemon.logs import fields
+from jwks_server.host.logs import fields
 
 _log = logging.getLogger(__name__)
 _LEVELS = {Level.FAULT: logging.ERROR, Level.WARNING: logging.WARNING, Level.NOTICE: logging.INFO}

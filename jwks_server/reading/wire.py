@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from jwks_server.core import errors
 from jwks_server.core.publication import SNAPSHOT_TYPES, DataAlone, Publication, Sealed, Types, types_by_name
-from jwks_server.daemon.keystore import Listing
-from jwks_server.daemon.loader import Loaded
-from jwks_server.daemon.survey import Survey
+from jwks_server.reading.load import Loaded
+from jwks_server.reading.survey import Survey
+from jwks_server.reading.tree import Listing
 
 _LENGTH = struct.Struct(">I")
 HEADER_BYTES = _LENGTH.size

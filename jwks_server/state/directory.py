@@ -15,12 +15,12 @@ from pathlib import Path
 
 from jwks_server.core.errors import KeyFileError, TenantNameError
 from jwks_server.core.lifecycle import Owed, key_identity
-from jwks_server.core.memory import from_text, to_text, worth_remembering
 from jwks_server.core.publication import Publication
+from jwks_server.core.remembered import from_text, to_text, worth_remembering
 from jwks_server.core.snapshot import Remembered
 from jwks_server.core.tenant import TenantName, tenant_name
-from jwks_server.daemon import clock
-from jwks_server.daemon.logs import fields
+from jwks_server.host import clock
+from jwks_server.host.logs import fields
 
 _FOLDER = "owed"
 _UNFINISHED = ".new-"

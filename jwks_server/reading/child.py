@@ -13,11 +13,11 @@ import traceback
 from contextlib import suppress
 
 from jwks_server.core.errors import JwksServerError
-from jwks_server.daemon.frames import HEADER_BYTES, Answer, Bug, Failed, frame_bytes, framed
-from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import LoadJob, load
-from jwks_server.daemon.progress import Progress, Reading
-from jwks_server.daemon.survey import ListingJob, SurveyJob, survey
+from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.place import Progress, Reading
+from jwks_server.reading.survey import ListingJob, SurveyJob, survey
+from jwks_server.reading.tree import list_root
+from jwks_server.reading.wire import HEADER_BYTES, Answer, Bug, Failed, frame_bytes, framed
 
 FILE_SECONDS = 5
 """How long one file may take to parse; the slowest that is accepted takes well under two."""

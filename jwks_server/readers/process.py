@@ -6,9 +6,9 @@ import sys
 from contextlib import suppress
 from typing import cast
 
-from jwks_server.daemon.frames import HEADER_BYTES, frame_bytes
-from jwks_server.daemon.progress import Progress
-from jwks_server.daemon.worker import READY
+from jwks_server.reading.child import READY
+from jwks_server.reading.place import Progress
+from jwks_server.reading.wire import HEADER_BYTES, frame_bytes
 
 MOST_FRAME_BYTES = 128 << 20
 """A longer answer is forged: a folder of a thousand certificates gives two or three megabytes."""
@@ -39,7 +39,7 @@ class ReaderProcess(asyncio.SubprocessProtocol):
                 sys.executable,
                 "-P",  # a module in the folder that the server was started in is none of ours
                 "-c",
-                "from jwks_server.daemon.worker import main; main()",
+                "from jwks_server.reading.child import main; main()",
                 str(file_seconds),
                 str(self._descriptor),
                 stdin=asyncio.subprocess.PIPE,

@@ -12,16 +12,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from jwks_server.core.errors import LoaderError, RootUnavailableError
-from jwks_server.daemon import clock
-from jwks_server.daemon.compare import Comparer
-from jwks_server.daemon.keystore import Listing, list_root
-from jwks_server.daemon.logs import fields
-from jwks_server.daemon.mounts import file_system_without_events
-from jwks_server.daemon.reconcile import Loader, Reconciler
-from jwks_server.daemon.source import Source
-from jwks_server.daemon.survey import ListingJob
-from jwks_server.daemon.watch import Listener, Watch
-from jwks_server.daemon.workers import URGENT
+from jwks_server.following.compare import Comparer
+from jwks_server.following.reconcile import Loader, Reconciler
+from jwks_server.following.watch import Listener, Watch
+from jwks_server.host import clock
+from jwks_server.host.logs import fields
+from jwks_server.host.mounts import file_system_without_events
+from jwks_server.readers.pool import URGENT
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import ListingJob
+from jwks_server.reading.tree import Listing, list_root
 
 ROOT_POLL_SECONDS = 0.25
 ROOT_PATIENCE_SECONDS = 5.0

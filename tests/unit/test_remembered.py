@@ -24,8 +24,8 @@ from jwks_server.core.formats import Password
 from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.jwk import Key, base64url
 from jwks_server.core.lifecycle import KeyFile, Moment
-from jwks_server.core.memory import from_text, to_text, worth_remembering
 from jwks_server.core.policy import OutOfValidity, Policy
+from jwks_server.core.remembered import from_text, to_text, worth_remembering
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import TenantName
 

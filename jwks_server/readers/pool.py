@@ -14,14 +14,14 @@ from contextlib import suppress
 from typing import overload
 
 from jwks_server.core.errors import LoaderError
-from jwks_server.daemon.frames import Answer, Bug, Failed, GarbledError, answer_in, framed
-from jwks_server.daemon.keystore import Listing
-from jwks_server.daemon.loader import Loaded, LoadJob
-from jwks_server.daemon.logs import fields
-from jwks_server.daemon.process import ReaderProcess
-from jwks_server.daemon.progress import Reading
-from jwks_server.daemon.survey import ListingJob, Survey, SurveyJob
-from jwks_server.daemon.worker import FILE_SECONDS, Job
+from jwks_server.host.logs import fields
+from jwks_server.readers.process import ReaderProcess
+from jwks_server.reading.child import FILE_SECONDS, Job
+from jwks_server.reading.load import Loaded, LoadJob
+from jwks_server.reading.place import Reading
+from jwks_server.reading.survey import ListingJob, Survey, SurveyJob
+from jwks_server.reading.tree import Listing
+from jwks_server.reading.wire import Answer, Bug, Failed, GarbledError, answer_in, framed
 
 URGENT, ROUTINE = 0, 1
 

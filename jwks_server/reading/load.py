@@ -17,10 +17,10 @@ from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.publication import Publication, Sealed, publication_of
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import PASSWORD_ENDING, POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
-from jwks_server.daemon import clock
-from jwks_server.daemon.keystore import FolderView, file_facts, open_folder, opened_root, read_file, view
-from jwks_server.daemon.progress import FOLDER
-from jwks_server.daemon.source import Source
+from jwks_server.host import clock
+from jwks_server.reading.place import FOLDER
+from jwks_server.reading.source import Source
+from jwks_server.reading.tree import FolderView, file_facts, open_folder, opened_root, read_file, view
 
 _READ_ROUNDS = 3
 

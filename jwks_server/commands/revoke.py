@@ -10,10 +10,10 @@ from jwks_server.core.kid import thumbprint
 from jwks_server.core.lifecycle import key_identity
 from jwks_server.core.snapshot import Snapshot
 from jwks_server.core.tenant import REVOKED_FILE, TenantName
-from jwks_server.daemon import clock
-from jwks_server.daemon.loader import LoadJob, load
-from jwks_server.daemon.memory import recall_tenant
-from jwks_server.daemon.source import Source
+from jwks_server.host import clock
+from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.source import Source
+from jwks_server.state.directory import recall_tenant
 
 
 def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | None, *, force: bool) -> int:

@@ -15,9 +15,9 @@ from jwks_server.core.keyset import PublishedKey
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
-from jwks_server.daemon.keystore import list_root
-from jwks_server.daemon.loader import LoadJob, load
-from jwks_server.daemon.source import Source
+from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.source import Source
+from jwks_server.reading.tree import list_root
 
 _WIDE_COLUMNS = 400
 _COLOURS = {Level.FAULT: "red", Level.WARNING: "yellow", Level.NOTICE: "dim"}

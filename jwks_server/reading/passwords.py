@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jwks_server.core.errors import KeyFileError
 from jwks_server.core.formats import Password
 from jwks_server.core.tenant import PASSWORD_ENDING, TenantName
-from jwks_server.daemon.keystore import file_facts, read_file
+from jwks_server.reading.tree import file_facts, read_file
 
 _MAX_BYTES = 4096
 

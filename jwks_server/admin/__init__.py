@@ -1,0 +1,1 @@
+"""The private listener: alive, ready, numbers. It writes nothing."""

@@ -1,0 +1,1 @@
+"""The commands that do not serve: they read the tree as the server would, in their own process."""

@@ -1,0 +1,1 @@
+"""Decides when a tenant is read, and is the only writer of what is published."""

@@ -1,0 +1,1 @@
+"""The public listener: sockets, TLS, HTTP. It writes nothing that is published."""
