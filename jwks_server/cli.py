@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 import click
 
-from jwks_server.commands.check import check_tree, show_tenant
+from jwks_server.commands.check import check_tree
 from jwks_server.commands.revoke import revoke_key
+from jwks_server.commands.show import show_tenant
 from jwks_server.core.errors import JwksServerError, PolicyError, SettingsError, TenantNameError
 from jwks_server.core.kid import Scheme
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
-from jwks_server.host.logs import complain
+from jwks_server.host.logs import LEVELS, complain
 from jwks_server.reading.passwords import PasswordSources
 from jwks_server.reading.source import Source
 
@@ -161,9 +162,10 @@ def cli() -> None:
         "--admin-port",
         type=click.IntRange(0, MAX_PORT),
         default=None,
-        help="Port on 127.0.0.1 for /livez, /readyz and /metrics.  [default: none]",
+        help="Port on 127.0.0.1 for /livez, /readyz, /metrics and /tenants/<tenant>.json.  [default: none]",
     ),
     _setting("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look."),
+    _setting("--log-level", type=click.Choice(LEVELS), default="info", help="The least serious lines that are logged."),
     *_POLICY,
     *_PASSWORDS,
     _CONFIG,
@@ -176,19 +178,20 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - one for each option above
     """
     from jwks_server.daemon.serve import serve as run_server  # noqa: PLC0415 - half a second that others do not need
 
-    run_server(
-        config.Settings(
-            keystores=Path(values["keystores"]),
-            port=_shifted(values["port"], values["port_offset"]),
-            admin_port=None if values["admin_port"] is None else _shifted(values["admin_port"], values["port_offset"]),
-            state_dir=_state_dir(values),
-            policy=_policy(values),
-            passwords=_passwords(values),
-            **{
-                name: values[name]
-                for name in ("host", "http", "tls_cert", "tls_key", "super_tenant", "media_type", "log_format")
-            },
-        )
+    run_server(settings_of(values))
+
+
+def settings_of(values: Mapping[str, Any]) -> config.Settings:
+    """Return the settings that the options of `serve` give."""
+    plain = ("host", "http", "tls_cert", "tls_key", "super_tenant", "media_type", "log_format", "log_level")
+    return config.Settings(
+        keystores=Path(values["keystores"]),
+        port=_shifted(values["port"], values["port_offset"]),
+        admin_port=None if values["admin_port"] is None else _shifted(values["admin_port"], values["port_offset"]),
+        state_dir=_state_dir(values),
+        policy=_policy(values),
+        passwords=_passwords(values),
+        **{name: values[name] for name in plain},
     )
 
 

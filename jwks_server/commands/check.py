@@ -1,4 +1,4 @@
-"""`check` and `show`: the tree as the server would load it, printed instead of served."""
+"""`check`: the tree as the server would load it, printed instead of served."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from jwks_server.core.errors import SettingsError
 from jwks_server.core.keyset import PublishedKey
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
-from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.jobs import LoadJob
+from jwks_server.reading.load import read_tenant
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import list_root
 
@@ -42,23 +42,10 @@ def check_tree(source: Source, *, as_json: bool) -> int:
     return int(faulty)
 
 
-def show_tenant(source: Source, tenant: TenantName) -> int:
-    """Print the tenant's key set; return 1 where the server would answer 503 instead. Its problems go to stderr."""
-    if tenant not in list_root(source.root).tenants:
-        raise SettingsError(f"no tenant {tenant} in {source.root}: there is no such folder")
-    snapshot = load(LoadJob(source, tenant)).publication.sealed.open()
-    for problem in snapshot.problems:
-        sys.stderr.write(f"{problem.level}: {problem.file_name or tenant}: {problem.text}\n")
-    if snapshot.key_set is None:
-        return 1
-    sys.stdout.write(snapshot.key_set.body.decode("ascii") + "\n")
-    return 0
-
-
 def _load_all(source: Source, tenants: tuple[TenantName, ...]) -> Iterator[Snapshot]:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         for tenant in progress.track(tenants, description="Reading keystores"):
-            yield load(LoadJob(source, tenant)).publication.sealed.open()
+            yield read_tenant(source, LoadJob(tenant)).snapshot
 
 
 def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:

@@ -11,7 +11,8 @@ from jwks_server.core.lifecycle import key_identity
 from jwks_server.core.snapshot import Snapshot
 from jwks_server.core.tenant import REVOKED_FILE, TenantName
 from jwks_server.host import clock
-from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.jobs import LoadJob
+from jwks_server.reading.load import read_tenant
 from jwks_server.reading.source import Source
 from jwks_server.state.directory import recall_tenant
 
@@ -35,7 +36,7 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
         # What the server owes it publishes, whatever grace this command was told.
         grace = max(source.defaults.removal_grace, remembered.policy.removal_grace)
         source = replace(source, defaults=replace(source.defaults, removal_grace=grace))
-    snapshot = load(LoadJob(source, tenant, remembered=remembered)).publication.sealed.open()
+    snapshot = read_tenant(source, LoadJob(tenant), None, remembered).snapshot
     names = _names(snapshot, kid)
     if not names and not force:
         raise SettingsError(

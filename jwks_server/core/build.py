@@ -19,6 +19,7 @@ from jwks_server.core.revoked import parse_revoked
 from jwks_server.core.selection import Selection, published_keys
 from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Settled, Snapshot
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName
+from jwks_server.core.text import readable
 
 T = TypeVar("T")
 
@@ -30,12 +31,12 @@ def read_key_file(name: str, stamp: bytes, data: bytes, password: formats.Passwo
     """Return the keys in a file's bytes; raise KeyFileError where nothing in it can be used."""
     contents = formats.read(data, password)
     keys: list[Key] = []
-    refusals = list(contents.refusals)
+    refusals = [readable(refusal) for refusal in contents.refusals]
     for entry in contents.entries:
         try:
             keys.append(key_of(entry))
         except UnsupportedKeyError as refusal:
-            refusals.append(f"entry {entry.alias!r}: {refusal}" if entry.alias else str(refusal))
+            refusals.append(readable(f"entry {entry.alias!r}: {refusal}" if entry.alias else str(refusal)))
     if refusals and not keys:
         raise KeyFileError("; ".join(refusals))
     return KeyFile(name, stamp, contents.container, tuple(keys), (), tuple(refusals), contents.notices)
@@ -46,7 +47,7 @@ def faulty_key_file(
 ) -> KeyFile:
     """Return the file with the keys it last gave, and what is wrong with it now."""
     keys = previous.keys if previous else ()
-    return KeyFile(name, stamp, container, keys, (fault,))
+    return KeyFile(name, stamp, container, keys, (readable(fault),))
 
 
 def build(  # noqa: PLR0913 - the seven things that decide what a tenant publishes
@@ -147,7 +148,7 @@ def _policy(
         except RecursionError:
             fault = "nested too deeply"
     stays = "the server's policy" if last.value == defaults else "the last good policy"
-    return Settled(last.value), [Problem(Level.FAULT, f"{fault}; {stays} is in force", POLICY_FILE)]
+    return Settled(last.value), [Problem(Level.FAULT, readable(f"{fault}; {stays} is in force"), POLICY_FILE)]
 
 
 def _revoked(

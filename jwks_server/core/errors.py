@@ -33,5 +33,13 @@ class RootUnavailableError(JwksServerError):
     """The tree of keystores itself cannot be read: says nothing about any tenant in it."""
 
 
-class LoaderError(JwksServerError):
-    """What reads the files failed or was ended, not the files themselves; the tenant is as it was."""
+class ReaderError(JwksServerError):
+    """A reader process failed or was ended, not the files themselves; the tenant is as it was."""
+
+
+class SealedError(JwksServerError):
+    """Bytes that are no sealed snapshot of this version: what was known of the tenant before is lost."""
+
+
+class KeySetError(JwksServerError):
+    """Bytes that were to be published and are no key set of public members alone."""

@@ -16,6 +16,10 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 from jwks_server.core.errors import UnsupportedKeyError
 from jwks_server.core.formats.contents import Entry
 from jwks_server.core.formats.spki import of_certificate, pss_algorithms
+from jwks_server.core.text import readable
+
+Identity = tuple[str, tuple[tuple[str, str], ...], tuple[bytes, ...], str | None]
+"""What makes two keys one for publication: type, public members, own certificate in DER if any, the id a JWK states."""
 
 RSA_MIN_BITS = 2048
 RSA_MAX_BITS = 8192
@@ -65,6 +69,8 @@ class Key:
 def key_of(entry: Entry) -> Key:
     """Return the entry's key as plain data; raise UnsupportedKeyError where it is of a kind not published."""
     leaf = entry.chain[0] if entry.chain else None
+    if entry.kid is not None and entry.kid != readable(entry.kid):
+        raise UnsupportedKeyError(f"kid {entry.kid[:40]!r} is no Unicode text")
     public = public_members(entry.public_key, leaf, entry.spki)
     if entry.alg is not None and entry.alg not in public.algorithms:
         fitting = ", ".join(public.algorithms)
@@ -74,7 +80,7 @@ def key_of(entry: Entry) -> Key:
         chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in entry.chain),
         not_before=leaf.not_valid_before_utc if leaf else None,
         not_after=leaf.not_valid_after_utc if leaf else None,
-        alias=entry.alias,
+        alias=None if entry.alias is None else readable(entry.alias),
         stated_kid=entry.kid,
         stated_alg=entry.alg,
         warnings=_warnings(entry.public_key),

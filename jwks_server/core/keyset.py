@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from jwks_server.core.jwk import Key, base64url
+from jwks_server.core.jwk import Identity, Key, base64url
 from jwks_server.core.kid import hexified, sha1, sha256
 from jwks_server.core.policy import Policy
 
@@ -24,7 +24,7 @@ class PublishedKey:
     kid: str
     alg: str
     kty: str
-    identity: tuple[object, ...]
+    identity: Identity
     file_name: str
     not_after: datetime | None = None
 
@@ -45,7 +45,12 @@ def compile_set(members: Iterable[tuple[PublishedKey, str]], max_age: int) -> Ke
     """
     ordered = sorted(members, key=lambda member: _rank(member[0]))
     body = ('{"keys":[' + ",".join(text for _, text in ordered) + "]}").encode("ascii")
-    return KeySet(body, f'"{base64url(hashlib.sha256(body).digest())}"', max_age)
+    return KeySet(body, etag_of(body), max_age)
+
+
+def etag_of(body: bytes) -> str:
+    """Return the strong entity tag of a key set, quotes included: a digest of its bytes (RFC 9110, section 8.8.3)."""
+    return f'"{base64url(hashlib.sha256(body).digest())}"'
 
 
 def _rank(key: PublishedKey) -> tuple[int, str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from jwks_server.core.jwk import Key
+from jwks_server.core.jwk import Identity, Key
 from jwks_server.core.policy import OutOfValidity, Policy
 
 
@@ -69,7 +69,7 @@ def owed_after(
     was shortened since, or a deadline that lies too far ahead, is cut to `grace` from now.
     """
     given = {key_identity(key) for file in current for key in file.keys}
-    still: dict[tuple[object, ...], Owed] = {}
+    still: dict[Identity, Owed] = {}
     for debt in owed:
         until = min(debt.until, now + grace)
         if until > now:
@@ -80,11 +80,11 @@ def owed_after(
     return tuple(debt for identity, debt in sorted(still.items(), key=_by_name) if identity not in given)
 
 
-def _by_name(item: tuple[tuple[object, ...], Owed]) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _by_name(item: tuple[Identity, Owed]) -> tuple[str, tuple[tuple[str, str], ...]]:
     return item[1].file_name, item[1].key.public.members
 
 
-def key_identity(key: Key) -> tuple[object, ...]:
+def key_identity(key: Key) -> Identity:
     """Return what makes two keys one for publication: the public key, the certificate, and the id it states."""
     return key.public.kty, key.public.members, key.chain[:1], key.stated_kid
 

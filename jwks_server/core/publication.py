@@ -1,125 +1,139 @@
-"""What a tenant publishes and what is said of it; the snapshot behind it is carried along unread.
+"""What a tenant publishes and what is said of it, in a size that does not grow with the tenant's files and keys.
 
-A snapshot grows with a tenant's files, and only the next build needs it. So the serving process keeps it as the bytes
-that a reader process made of it, and hands those to the next reader.
+The key set, the sealed snapshot and the record are bytes that the server carries; of everything else a publication
+holds counts and the first few. So the event loop does the same for a change of one key and of thousands.
 """
 
-import copyreg
-import io
-import pickle
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
-from enum import Enum
-from typing import Any, ClassVar
+from itertools import islice
 
-from jwks_server.core.jwk import Key, PublicKey
-from jwks_server.core.keyset import KeySet, PublishedKey
-from jwks_server.core.kid import Scheme
-from jwks_server.core.lifecycle import KeyFile, NextChange, Owed
-from jwks_server.core.policy import OutOfValidity, Policy
-from jwks_server.core.snapshot import Level, Problem, Settled, Snapshot
-from jwks_server.core.tenant import TenantName
+from jwks_server.core.keyset import KeySet
+from jwks_server.core.lifecycle import KeyFile, NextChange
+from jwks_server.core.snapshot import Level, Problem, Snapshot
+from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName
 
+MOST_NAMED = 50
+"""How many problems, added keys and removed keys are named; the rest is counted."""
 
-def _by_value(member: Enum) -> tuple[Any, ...]:
-    return type(member), (member.value,)
+MOST_TEXT = 2000
+"""How many characters of a problem are said: a file with thousands of bad keys has a long one."""
 
 
-for _kind in (Level, OutOfValidity, Scheme):
-    copyreg.pickle(_kind, _by_value)  # Python before 3.11.4 would make it a call of getattr
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What of a tenant has to outlive the process, as text, and a digest of what it says but for the time.
 
-Types = Mapping[tuple[str, str], type]
-"""Types by their module and name."""
+    `adds_keys` says that it holds a key that the tenant did not publish before.
+    """
 
-
-def types_by_name(*types: type) -> Types:
-    """Return the types for DataAlone."""
-    return {(kind.__module__, kind.__qualname__): kind for kind in types}
-
-
-SNAPSHOT_TYPES = types_by_name(
-    Snapshot, KeyFile, Key, PublicKey, Owed, PublishedKey, Settled, Policy, OutOfValidity, Scheme,
-    KeySet, Problem, Level, NextChange, datetime, timedelta, timezone,
-)  # fmt: skip
-"""What a snapshot consists of."""
+    text: bytes
+    digest: bytes
+    adds_keys: bool
 
 
-class DataAlone(pickle.Unpickler):
-    """Makes values of the given types and of no others, so that what a reader process says can be data and no more."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a publication changes, for the log: key ids and problems that came and went, the first MOST_NAMED of each.
 
-    types: ClassVar[Types] = SNAPSHOT_TYPES
+    `more` counts what is not named.
+    """
 
-    def find_class(self, module: str, name: str) -> type:
-        """Return the type; raise UnpicklingError for any other name."""
-        try:
-            return self.types[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{f'{module}.{name}'[:80]} is no type of data") from None
-
-
-class Sealed:
-    """A snapshot that crosses between processes as bytes, without its key set, and is not read on the way."""
-
-    __slots__ = ("_content",)
-
-    def __init__(self, content: Snapshot | bytes) -> None:
-        self._content = content
-
-    def open(self) -> Snapshot:
-        """Return the snapshot; only the process that built it has its key set, too."""
-        if isinstance(self._content, Snapshot):
-            return self._content
-        snapshot: Snapshot = DataAlone(io.BytesIO(self._content)).load()
-        return snapshot
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        content = self._content
-        if isinstance(content, Snapshot):
-            # The finished set is the largest part of a snapshot, and the next build does not look at it.
-            content = pickle.dumps(replace(content, key_set=None), protocol=pickle.HIGHEST_PROTOCOL)
-        return Sealed, (content,)
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    come: tuple[Problem, ...] = ()
+    gone: tuple[Problem, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is served of a tenant, said of it and due for it, and its sealed snapshot.
+    """What is served of a tenant, said of it and due for it, its sealed snapshot, and what of it has to be recorded.
 
-    `key_set` is None where there is nothing that could honestly be answered. `kids` are the ids in it, `owed` counts
-    keys that no file gives any longer, `faulty` are the files that give only what they last gave, by name and stamp.
-    `is_remembered` says that its keys have to outlive the process. For the two times see Snapshot.
+    `key_set` is None where there is nothing that could honestly be answered. `keys` counts the members of the set,
+    `owed` the keys that no file gives any longer. `problems` are the first MOST_NAMED, `faults`, `warnings` and
+    `notices` count them all. `faulty` is a digest of the files that give only what they last gave, empty where there
+    are none; `folder_fault` says that something which is no key file cannot be used. For the two times see Snapshot.
     """
 
     tenant: TenantName
     present: bool
     key_set: KeySet | None
-    kids: tuple[str, ...]
+    keys: int
     owed: int
     problems: tuple[Problem, ...]
-    faulty: frozenset[tuple[str, bytes]]
-    is_remembered: bool
+    faults: int
+    warnings: int
+    notices: int
+    faulty: bytes
+    folder_fault: bool
     next_change: NextChange
     look_again: NextChange
-    sealed: Sealed
+    sealed: bytes
+    record: Record | None = None
+    change: Change = Change()
 
     @property
     def gone(self) -> bool:
         """Tell whether the tenant has neither a folder nor a key that is still owed."""
         return not self.present and not self.owed
 
+    def count(self, level: Level) -> int:
+        """Return how many problems of this level there are."""
+        return {Level.FAULT: self.faults, Level.WARNING: self.warnings, Level.NOTICE: self.notices}[level]
 
-def publication_of(snapshot: Snapshot) -> Publication:
-    """Return what the serving process needs of a snapshot."""
+
+def publication_of(
+    snapshot: Snapshot, previous: Snapshot | None, sealed: bytes, record: Record | None = None
+) -> Publication:
+    """Return what the serving process needs of a snapshot that was built on the previous one."""
+    levels = [problem.level for problem in snapshot.problems]
     return Publication(
         tenant=snapshot.tenant,
         present=snapshot.present,
         key_set=snapshot.key_set,
-        kids=tuple(key.kid for key in snapshot.published),
+        keys=len(snapshot.published),
         owed=len(snapshot.owed),
-        problems=snapshot.problems,
-        faulty=frozenset((file.name, file.stamp) for file in snapshot.files if file.faults),
-        is_remembered=snapshot.policy.value.removal_grace > 0 and not snapshot.gone,
+        problems=_first(snapshot.problems),
+        faults=levels.count(Level.FAULT),
+        warnings=levels.count(Level.WARNING),
+        notices=levels.count(Level.NOTICE),
+        faulty=_faulty(snapshot.files),
+        folder_fault=any(_is_of_folder(problem) for problem in snapshot.problems),
         next_change=snapshot.next_change,
         look_again=snapshot.look_again,
-        sealed=Sealed(snapshot),
+        sealed=sealed,
+        record=record,
+        change=_change(snapshot, previous),
+    )
+
+
+def _first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the first MOST_NAMED problems, their texts cut where they are very long."""
+    return tuple(replace(problem, text=problem.text[:MOST_TEXT]) for problem in islice(problems, MOST_NAMED))
+
+
+def _faulty(files: Iterable[KeyFile]) -> bytes:
+    faulty = [(file.name, file.stamp) for file in files if file.faults]
+    return hashlib.blake2b(repr(faulty).encode(), digest_size=16).digest() if faulty else b""
+
+
+def _is_of_folder(problem: Problem) -> bool:
+    return problem.level is Level.FAULT and problem.file_name in {None, POLICY_FILE, REVOKED_FILE}
+
+
+def _change(snapshot: Snapshot, previous: Snapshot | None) -> Change:
+    before = {key.kid for key in previous.published} if previous else set()
+    after = {key.kid for key in snapshot.published}
+    old = frozenset(previous.problems) if previous else frozenset[Problem]()
+    added, removed = sorted(after - before), sorted(before - after)
+    come = [problem for problem in snapshot.problems if problem not in old]
+    gone = sorted(old - frozenset(snapshot.problems), key=lambda problem: (problem.file_name or "", problem.text))
+    return Change(
+        added=tuple(added[:MOST_NAMED]),
+        removed=tuple(removed[:MOST_NAMED]),
+        come=_first(come),
+        gone=_first(gone),
+        more=sum(max(0, len(items) - MOST_NAMED) for items in (added, removed, come, gone)),
     )

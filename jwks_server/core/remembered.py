@@ -4,9 +4,10 @@ Keys come back through the readers of key files, as certificates or JWKs: what t
 input, and there is no way for a private member to come back.
 """
 
+import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from math import inf
@@ -18,6 +19,7 @@ from jwks_server.core.formats.certificates import load_der, public_key, tolerati
 from jwks_server.core.jwk import Key, key_of
 from jwks_server.core.lifecycle import Moment, Owed, key_identity
 from jwks_server.core.policy import Policy
+from jwks_server.core.publication import Record
 from jwks_server.core.snapshot import Remembered, Snapshot
 
 _VERSION = 1
@@ -33,7 +35,27 @@ def worth_remembering(snapshot: Snapshot) -> tuple[object, ...]:
     return snapshot.policy.value, *_owed(snapshot)
 
 
-def to_text(snapshot: Snapshot, now: Moment) -> str:
+def record_of(
+    snapshot: Snapshot, previous: Snapshot | None, remembered: Remembered | None, now: Moment
+) -> Record | None:
+    """Return what of the snapshot has to outlive the process, or None where it has no grace or is gone.
+
+    `previous` and `remembered` tell which of its keys are new.
+    """
+    worth = worth_remembering(snapshot)
+    if not worth or snapshot.gone:
+        return None
+    known = {key_identity(owed.key) for owed in remembered.keys} if remembered else set()
+    if previous is not None and worth_remembering(previous):
+        known |= {key_identity(owed.key) for owed in _owed(previous)}
+    return Record(
+        text=to_text(snapshot, now),
+        digest=hashlib.blake2b(repr(worth).encode("utf-8", "surrogateescape"), digest_size=16).digest(),
+        adds_keys=any(key_identity(owed.key) not in known for owed in _owed(snapshot)),
+    )
+
+
+def to_text(snapshot: Snapshot, now: Moment) -> bytes:
     """Return the memory of a tenant. Deadlines are written on the wall clock, for the steady one ends with the boot."""
     keys = [
         {
@@ -44,13 +66,14 @@ def to_text(snapshot: Snapshot, now: Moment) -> str:
         }
         for owed in _owed(snapshot)
     ]
-    return json.dumps({"version": _VERSION, "policy": asdict(snapshot.policy.value), "keys": keys})
+    memory = {"version": _VERSION, "policy": asdict(snapshot.policy.value), "keys": keys}
+    return json.dumps(memory).encode("ascii")
 
 
-def from_text(text: str, now: Moment) -> Remembered:
+def from_text(text: bytes, now: Moment) -> Remembered:
     """Return the memory of a tenant; raise KeyFileError where the text is not one that `to_text` wrote."""
     try:
-        memory = json.loads(text)
+        memory = json.loads(text.decode("ascii", "replace"))
         if memory["version"] != _VERSION:
             raise KeyFileError(f"of version {memory['version']}, not {_VERSION}")
         values = {key: value for key, value in memory["policy"].items() if value is not None}
@@ -60,6 +83,15 @@ def from_text(text: str, now: Moment) -> Remembered:
         raise KeyFileError("damaged") from error
     except JwksServerError as error:
         raise KeyFileError(f"damaged: {error}") from error
+
+
+def without_keys(text: bytes, others: Iterable[bytes], now: Moment) -> bytes:
+    """Return the memory of a tenant without the keys that other memories of it hold."""
+    known = {key_identity(owed.key) for other in others for owed in from_text(other, now).keys}
+    memory = json.loads(text)
+    pairs = zip(memory["keys"], from_text(text, now).keys, strict=True)
+    memory["keys"] = [item for item, owed in pairs if key_identity(owed.key) not in known]
+    return json.dumps(memory).encode("ascii")
 
 
 def _owed(snapshot: Snapshot) -> Iterator[Owed]:

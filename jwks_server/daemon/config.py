@@ -8,6 +8,7 @@ from pathlib import Path
 from jwks_server.core.errors import SettingsError
 from jwks_server.core.policy import Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName
+from jwks_server.core.timing import Timing
 from jwks_server.host.mounts import tells_changes_apart
 from jwks_server.reading.passwords import PasswordSources
 from jwks_server.reading.source import Source
@@ -30,8 +31,10 @@ class Settings:
     passwords: PasswordSources = PasswordSources()
     media_type: str = MEDIA_TYPES[0]
     log_format: str = "text"
+    log_level: str = "info"
     state_dir: Path | None = None
     admin_port: int | None = None
+    timing: Timing = Timing()
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

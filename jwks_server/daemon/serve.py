@@ -13,44 +13,53 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
 
 import uvloop
 from aiohttp import web
 
-from jwks_server.admin.api import AdminHandler, Health
+from jwks_server.admin.api import AdminHandler
+from jwks_server.admin.health import Health
 from jwks_server.core.errors import RootUnavailableError, SettingsError
 from jwks_server.daemon.config import Settings
 from jwks_server.daemon.systemd import notify
-from jwks_server.following.reconcile import Reconciler
+from jwks_server.following.follow import Follower
+from jwks_server.following.rootkeeper import identity_of
 from jwks_server.following.store import Store
-from jwks_server.following.watchkeeper import Supervisor
 from jwks_server.host import logs
 from jwks_server.host.logs import fields
-from jwks_server.readers.pool import Workers
+from jwks_server.readers.pool import ReaderPool
+from jwks_server.readers.process import CHILD_MODULE
+from jwks_server.reading.jobs import RootIdentity
+from jwks_server.reading.tree import list_root
 from jwks_server.serving import tls
 from jwks_server.serving.http import PublicHandler, PublicServer
 from jwks_server.serving.listen import bind, listen
-from jwks_server.state.directory import Memory
-
-KEEPALIVE_SECONDS = 75.0
-DRAIN_SECONDS = 0.5
-STOP_SECONDS = 8.0
-"""How long a stop may take; it takes about one second where no file system hangs."""
+from jwks_server.state.directory import StateDirectory
 
 ADMIN_HOST = "127.0.0.1"
-WORKERS = 2
+READERS = 2
 
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts that a test of the whole server replaces: the module of the reader processes, the look at the root."""
+
+    reader_module: str = CHILD_MODULE
+    look_at_root: Callable[[str], RootIdentity] = identity_of
+
+
+def serve(settings: Settings, parts: Parts | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raise SettingsError where the server cannot start as it was told to."""
-    logs.set_up(settings.log_format)
-    end = threading.Timer(STOP_SECONDS, _end_anyway)
+    logs.set_up(settings.log_format, settings.log_level)
+    end = threading.Timer(settings.timing.stop, _end_anyway)
     end.daemon = True
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, on_stop=end.start))
+            runner.run(_serve(settings, parts or Parts(), on_stop=end.start))
     finally:
         end.cancel()
 
@@ -61,7 +70,7 @@ def _end_anyway() -> None:
     os._exit(0)
 
 
-async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
+async def _serve(settings: Settings, parts: Parts, on_stop: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -78,30 +87,34 @@ async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
         admin_sockets = [] if settings.admin_port is None else bind(ADMIN_HOST, settings.admin_port)
         for bound in (*sockets, *admin_sockets):
             stack.callback(bound.close)
-        store = Store()
-        workers = Workers(WORKERS)
-        stack.push_async_callback(workers.close)
-        await workers.start()
-        memory = Memory(settings.state_dir)
-        stack.push_async_callback(memory.flush)
-        reconciler = Reconciler(settings.source, store, workers, before_change=memory.secure, on_change=memory.note)
-        memory.on_recall = reconciler.recall
-        stack.push_async_callback(reconciler.close)
-        supervisor = Supervisor(settings.source, reconciler, workers, on_clock_jump=memory.doubt)
-        stack.push_async_callback(supervisor.close)
+        source, timing, store = settings.source, settings.timing, Store()
+        readers = ReaderPool(source, READERS, timing, module=parts.reader_module)
+        stack.push_async_callback(readers.close)
+        await readers.start()
+        state = StateDirectory(settings.state_dir, timing)
+        stack.push_async_callback(state.flush)
+        follower = Follower(
+            source.root,
+            store=store,
+            readers=readers,
+            recorder=state,
+            list_root=partial(list_root, source.root),
+            timing=timing,
+            look_at_root=parts.look_at_root,
+        )
+        stack.push_async_callback(follower.close)
         try:
-            listing = await supervisor.start()
+            listing = await follower.start()
         except RootUnavailableError as error:
             raise SettingsError(str(error)) from error
-        reconciler.expect(listing.tenants, await asyncio.to_thread(memory.recall))
+        follower.expect(listing.tenants, await asyncio.to_thread(state.recall))
         if admin_sockets:
-            health = Health(store, reconciler, supervisor, memory, workers)
-            await listen(stack, web.Server(AdminHandler(health), access_log=None), admin_sockets)
+            admin = web.Server(AdminHandler(Health(store, follower, state, readers)), access_log=None)
+            await listen(stack, admin, admin_sockets, shutdown_seconds=timing.shutdown)
             _log.info("admin listening", extra=fields(url=f"http://{ADMIN_HOST}:{admin_sockets[0].getsockname()[1]}"))
-        public = PublicServer(
-            _handler(settings, store, reconciler), access_log=None, keepalive_timeout=KEEPALIVE_SECONDS
-        )
-        await listen(stack, public, sockets, context, drain_seconds=DRAIN_SECONDS)
+        handler = _handler(settings, store, follower)
+        public = PublicServer(handler, access_log=None, keepalive_timeout=timing.keepalive)
+        await listen(stack, public, sockets, context, drain_seconds=timing.drain, shutdown_seconds=timing.shutdown)
         if context is not None and settings.tls_cert is None:
             _log.warning(
                 "no TLS certificate given: made a self-signed one for localhost, 127.0.0.1 and ::1, in memory; "
@@ -111,9 +124,9 @@ async def _serve(settings: Settings, on_stop: Callable[[], None]) -> None:
             "listening", extra=fields(url=_urls(settings, sockets), tenants=len(listing.tenants), pid=os.getpid())
         )
         notify("READY=1", f"STATUS=Serving {len(listing.tenants)} tenants of {settings.keystores}")
-        supervisor.run()
-        loop.add_signal_handler(signal.SIGHUP, supervisor.compare_now, "SIGHUP")
-        for background in (_load_all(reconciler), memory.write_forever()):
+        follower.run()
+        loop.add_signal_handler(signal.SIGHUP, follower.compare_now, "SIGHUP")
+        for background in (_load_all(follower), _keep_records(state, follower)):
             stack.callback(asyncio.ensure_future(background).cancel)
         await stop.wait()
         notify("STOPPING=1", "STATUS=Stopping")
@@ -128,12 +141,12 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return tls.self_signed_context()
 
 
-def _handler(settings: Settings, store: Store, reconciler: Reconciler) -> PublicHandler:
+def _handler(settings: Settings, store: Store, follower: Follower) -> PublicHandler:
     return PublicHandler(
         super_tenant=settings.super_tenant,
         ready=store.get,
-        first_load=reconciler.first_load,
-        expects=reconciler.expects,
+        first_load=follower.first_load,
+        expects=lambda tenant: tenant in follower.unloaded,
         media_type=settings.media_type,
     )
 
@@ -144,9 +157,14 @@ def _urls(settings: Settings, sockets: list[socket.socket]) -> str:
     return f"{scheme}://{host}:{sockets[0].getsockname()[1]}"
 
 
-async def _load_all(reconciler: Reconciler) -> None:
+async def _load_all(follower: Follower) -> None:
     started = asyncio.get_running_loop().time()
-    tenants = reconciler.unloaded
-    await reconciler.load_expected(side_by_side=WORKERS)
+    tenants = len(follower.unloaded)
+    await follower.turns.load_expected(side_by_side=READERS)
     seconds = round(asyncio.get_running_loop().time() - started, 3)
     _log.info("all tenants loaded", extra=fields(tenants=tenants, seconds=seconds))
+
+
+async def _keep_records(state: StateDirectory, follower: Follower) -> None:
+    async for late in state.write_forever():
+        follower.turns.recall(late)

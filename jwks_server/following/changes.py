@@ -3,7 +3,7 @@
 import logging
 
 from jwks_server.core.publication import Publication
-from jwks_server.core.snapshot import Level, Problem
+from jwks_server.core.snapshot import Level
 from jwks_server.host.logs import fields
 
 _log = logging.getLogger(__name__)
@@ -11,42 +11,39 @@ _LEVELS = {Level.FAULT: logging.ERROR, Level.WARNING: logging.WARNING, Level.NOT
 
 
 def log_change(previous: Publication | None, publication: Publication, seconds: float) -> None:
-    """Say what differs between two publications of a tenant; nothing where nothing does."""
-    before = set(previous.kids) if previous else set()
-    after = set(publication.kids)
-    milliseconds = round(seconds * 1000, 1)
+    """Say what a publication changes against the tenant's previous one; nothing where nothing does."""
+    tenant, change = publication.tenant, publication.change
     if publication.gone:
         if previous is not None:
-            _log.info("tenant removed", extra=fields(tenant=publication.tenant, removed=sorted(before)))
+            _log.info("tenant removed", extra=fields(tenant=tenant, removed=change.removed))
         return
-    if previous is None or _body(previous) != _body(publication):
+    if previous is None or _etag(previous) != _etag(publication):
         _log.log(
             logging.INFO if publication.key_set else logging.WARNING,
             "key set published" if publication.key_set else "key set withheld",
             extra=fields(
-                tenant=publication.tenant,
-                keys=len(after),
-                added=sorted(after - before),
-                removed=sorted(before - after),
-                ms=milliseconds,
+                tenant=tenant,
+                keys=publication.keys,
+                added=change.added,
+                removed=change.removed,
+                ms=round(seconds * 1000, 1),
             ),
         )
-    old: frozenset[Problem] = frozenset(previous.problems) if previous else frozenset()
-    for problem in publication.problems:
-        if problem not in old:
-            _log.log(
-                _LEVELS[problem.level],
-                problem.level.value,
-                extra=fields(tenant=publication.tenant, file=problem.file_name, reason=problem.text),
-            )
-    for problem in sorted(
-        old - frozenset(publication.problems), key=lambda problem: (problem.file_name or "", problem.text)
-    ):
+    for problem in change.come:
+        _log.log(
+            _LEVELS[problem.level],
+            problem.level.value,
+            extra=fields(tenant=tenant, file=problem.file_name, reason=problem.text),
+        )
+    for problem in change.gone:
         if problem.level is Level.FAULT:
-            _log.info(
-                "fault gone", extra=fields(tenant=publication.tenant, file=problem.file_name, reason=problem.text)
-            )
+            _log.info("fault gone", extra=fields(tenant=tenant, file=problem.file_name, reason=problem.text))
+    if change.more:
+        _log.warning(
+            "more changed than is named here; 'jwks-server check' lists all",
+            extra=fields(tenant=tenant, more=change.more),
+        )
 
 
-def _body(publication: Publication) -> bytes | None:
-    return publication.key_set.body if publication.key_set else None
+def _etag(publication: Publication) -> str | None:
+    return publication.key_set.etag if publication.key_set else None

@@ -1,176 +1,125 @@
 """Comparing the tree with what is published: all of it every so often, and often what lies where no watch hears.
 
-Whatever happened to events, a change is found here; what is found that an event should have named says that the watch
-is deaf.
+Whatever happened to events, a change is found here.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from jwks_server.core.errors import LoaderError, RootUnavailableError
+from jwks_server.core.errors import RootUnavailableError
 from jwks_server.core.tenant import TenantName
-from jwks_server.following.reconcile import Loader, Reconciler
+from jwks_server.core.timing import Timing
+from jwks_server.following.quarantine import Quarantine
+from jwks_server.following.root import Root
+from jwks_server.following.seen import Seen
+from jwks_server.following.turns import Turns
 from jwks_server.host.logs import fields
-from jwks_server.readers.pool import URGENT, ReaderDiedError
-from jwks_server.reading.source import Source
-from jwks_server.reading.survey import ListingJob, SurveyJob
-from jwks_server.reading.tree import Listing
-
-EVENT_PATIENCE_SECONDS = 0.1
-SHORTEST_PAUSE_SECONDS = 1.0
-PAUSE = (50, SHORTEST_PAUSE_SECONDS, 60.0)
-DEAF_PAUSE = (10, 0.1, 10.0)
-"""The pause between comparisons: a multiple of the last one's time, and its least and most seconds."""
-
-BREATH = 4
-"""Between comparisons that were asked for, this multiple of the last one's time: a fifth of a worker at most."""
-
-LINKS_PAUSE = (10, 0.25, 60.0)
-"""The pause between looks at tenants whose files lie elsewhere."""
+from jwks_server.reading.jobs import Listing, ListingJob, ReaderCrashedError, Readers, SurveyJob, Urgency
 
 SLICE_TENANTS = 128
-"""How many tenants a reader is offered at once; it looks at about half as many in its few milliseconds."""
+"""How many tenants a reader process is offered at once; it looks at about half as many in its few milliseconds."""
 
 _log = logging.getLogger(__name__)
 
 
-class Comparer:
-    """Hints at what differs. Everything runs on the event loop; the looking is done by readers.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison found: the seconds of work that it was, and who has changed, with when that was seen.
 
-    `on_listing` is told what the root holds, `on_root_doubt` that it is another one or none, `on_missed` which change
-    no event had named; `is_deaf` says whether events are expected at all.
+    `listing` is the root's, None where only some tenants were looked at.
     """
 
-    def __init__(  # noqa: PLR0913 - what it looks at, and who wants to know what
-        self,
-        source: Source,
-        reconciler: Reconciler,
-        loader: Loader,
-        *,
-        on_listing: Callable[[Listing], None],
-        on_root_doubt: Callable[[], None],
-        on_missed: Callable[[TenantName], None],
-        is_deaf: Callable[[], bool],
+    took: float
+    changed: tuple[tuple[TenantName, float], ...]
+    listing: Listing | None = None
+
+
+class Comparer:
+    """Gives a turn to each tenant whose folder is not as it was. Reader processes do the looking, in small slices."""
+
+    def __init__(  # noqa: PLR0913 - the rooms that it looks into
+        self, *, turns: Turns, readers: Readers, root: Root, seen: Seen, quarantine: Quarantine, timing: Timing
     ) -> None:
-        self.missed = 0
-        self._source = source
-        self._reconciler = reconciler
-        self._loader = loader
-        self._on_listing = on_listing
-        self._on_root_doubt = on_root_doubt
-        self._on_missed = on_missed
-        self._is_deaf = is_deaf
-        self._wanted = asyncio.Event()
+        self._turns = turns
+        self._readers = readers
+        self._root = root
+        self._seen = seen
+        self._quarantine = quarantine
+        self._timing = timing
         self._one_at_a_time = asyncio.Lock()
 
-    def want(self) -> None:
-        """Compare without waiting for the next turn."""
-        self._wanted.set()
-
-    async def compare(self) -> None:
-        """Compare the whole tree for ever, and soon where something asks for it."""
-        pause = SHORTEST_PAUSE_SECONDS
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wanted.wait()
-            self._wanted.clear()
-            took = 0.0
-            try:
-                took = await self._compare_once()
-                await self._try_suspects()
-            except RootUnavailableError:
-                self._on_root_doubt()
-            except LoaderError as error:
-                _log.error("comparison failed", extra=fields(reason=error))
-            await asyncio.sleep(BREATH * took)
-            pause = _pause(DEAF_PAUSE if self._is_deaf() else PAUSE, took)
-
-    async def poll_links(self) -> None:
-        """Look for ever at the tenants whose files lie elsewhere: no watch of the tree sees a change of those."""
-        took = 0.0
-        while True:
-            await asyncio.sleep(_pause(LINKS_PAUSE, took))
-            with suppress(RootUnavailableError, LoaderError):
-                took, _ = await self._look_over(self._reconciler.linked())
-
-    async def _compare_once(self) -> float:
-        """Compare once; return the seconds of work that it was."""
-        listing = await self._loader.run(ListingJob(self._source), URGENT)
-        if listing.identity != self._reconciler.root:
+    async def compare(self) -> Comparison:
+        """Look at all tenants once; raise RootUnavailableError where the root is none or not the believed one."""
+        listing = await self._readers.run(ListingJob(), Urgency.URGENT)
+        if not self._root.believes(listing.root):
             raise RootUnavailableError("another root than the one that is believed")
-        self._on_listing(listing)
-        took, changed = await self._look_over(sorted({*listing.tenants, *self._reconciler.known}))
-        if changed and not self._is_deaf():
-            # An event for it may still be on its way.
-            asyncio.get_running_loop().call_later(EVENT_PATIENCE_SECONDS, self._count_missed, changed)
-        return took
+        found = await self._look_over(sorted({*listing.tenants, *self._turns.known}))
+        return Comparison(found.took, found.changed, listing)
 
-    async def _look_over(self, tenants: Iterable[TenantName]) -> tuple[float, list[tuple[TenantName, float]]]:
-        """Hint at the tenants that differ; return the seconds of work, and who has changed, with when that was seen."""
+    async def compare_linked(self) -> Comparison:
+        """Look at the tenants whose files lie elsewhere: no watch of the tree sees a change of those."""
+        return await self._look_over(self._seen.linked())
+
+    async def retry_suspects(self) -> None:
+        """Have the suspected tenants that are due read again, until one of them crashes a reader process."""
+        while (tenant := self._quarantine.due(time.monotonic())) is not None:
+            if not await self._turns.retry(tenant):
+                return
+
+    def unnamed(self, found: Comparison) -> tuple[TenantName, ...]:
+        """Return who has changed without any event, although the watch should have heard of it."""
+        linked = set(self._seen.linked())
+        patience = self._timing.event_patience
+        return tuple(
+            tenant
+            for tenant, since in found.changed
+            if tenant not in linked and not self._seen.had_event_since(tenant, since - patience)
+        )
+
+    async def _look_over(self, tenants: Iterable[TenantName]) -> Comparison:
         rest = deque(tenants)
-        took, changed = 0.0, []
+        took, changed = 0.0, list[tuple[TenantName, float]]()
         while rest:
             async with self._one_at_a_time:
                 since = time.monotonic()
                 batch = self._take(rest)
+                if not batch:
+                    break
                 try:
-                    survey = await self._loader.run(SurveyJob(self._source, batch), URGENT)
-                except ReaderDiedError as error:
+                    survey = await self._readers.run(SurveyJob(batch, self._timing.slice), Urgency.URGENT)
+                except ReaderCrashedError as error:
                     self._blame(batch, error)
                     rest.extendleft(reversed(batch))
                     continue
-            if survey.root != self._reconciler.root:
+            if not self._root.believes(survey.root):
                 raise RootUnavailableError("another root than the one that is believed")
             took += survey.seconds
             rest.extendleft(reversed(batch[len(survey.signatures) :]))
-            for tenant in self._reconciler.differing(survey.signatures):
-                if self._reconciler.was_certain(tenant):
-                    changed.append((tenant, since))
-                self._reconciler.hint(tenant)
-        return took, changed
+            for tenant, signature in survey.signatures.items():
+                if self._turns.differs(tenant, signature):
+                    if self._seen.was_certain(tenant):
+                        changed.append((tenant, since))
+                    self._turns.hint(tenant)
+        return Comparison(took, tuple(changed))
 
     def _take(self, rest: deque[TenantName]) -> tuple[TenantName, ...]:
-        """Take the first tenants for one slice; those that hang have their own turn."""
+        """Take the first tenants for one slice; those that hang are tried by `retry_suspects` alone."""
         batch: list[TenantName] = []
         while rest and len(batch) < SLICE_TENANTS:
             tenant = rest.popleft()
-            if not self._reconciler.is_hung(tenant):
+            if not self._quarantine.is_hung(tenant):
                 batch.append(tenant)
         return tuple(batch)
 
-    def _blame(self, batch: tuple[TenantName, ...], error: ReaderDiedError) -> None:
-        """Make the tenant at which a reader ended a suspect; raise where it is not known."""
+    def _blame(self, batch: tuple[TenantName, ...], error: ReaderCrashedError) -> None:
+        """Suspect the tenant at which the reader process hung or crashed; raise where it is not known."""
         for tenant in batch:
-            if error.reading is not None and tenant == error.reading.name:
+            if error.place is not None and tenant == error.place.name:
                 _log.error("folder not looked at; the other tenants are", extra=fields(tenant=tenant, reason=error))
-                self._reconciler.suspect(tenant)
+                self._quarantine.suspect(tenant, time.monotonic())
                 return
         raise error
-
-    async def _try_suspects(self) -> None:
-        """Have those read again at which readers ended, until one does it again: one reader at a time is at those."""
-        while (tenant := self._reconciler.due_suspect()) is not None:
-            if not await self._reconciler.try_again(tenant):
-                return
-
-    def _count_missed(self, changed: list[tuple[TenantName, float]]) -> None:
-        """Take a change that no event named for a deaf watch, unless the files lie where no watch hears anything."""
-        linked = set(self._reconciler.linked())
-        unnamed = [
-            tenant
-            for tenant, since in changed
-            if tenant not in linked and not self._reconciler.had_event_since(tenant, since - EVENT_PATIENCE_SECONDS)
-        ]
-        if unnamed and not self._is_deaf():
-            self.missed += len(unnamed)
-            self._on_missed(unnamed[0])
-
-
-def _pause(bounds: tuple[float, float, float], took: float) -> float:
-    share, least, most = bounds
-    return min(max(share * took, least), most)

@@ -16,13 +16,16 @@ def fields(**values: object) -> Mapping[str, Any]:
     return {"fields": {name: value for name, value in values.items() if value not in (None, (), "", [])}}
 
 
-def set_up(log_format: str) -> None:
-    """Send the log to standard error as `text` or `json`; libraries below warnings stay silent."""
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def set_up(log_format: str, level: str = "info") -> None:
+    """Send the log to standard error as `text` or `json`, from this level on; libraries below warnings stay silent."""
     handler = logging.StreamHandler(sys.stderr)
     prefixed = _is_journal(sys.stderr.fileno())
     handler.setFormatter(_Json(prefixed=prefixed) if log_format == "json" else _Text(prefixed=prefixed))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("jwks_server").setLevel(logging.INFO)
+    logging.getLogger("jwks_server").setLevel(level.upper())
     logging.captureWarnings(capture=True)
 
 

@@ -1,78 +1,86 @@
-"""Worker processes for reading files, replaced when they die or hang.
+"""The reader processes and the jobs that wait for one; a process that crashes or hangs is replaced.
 
-A spinning parser, a huge pile of keystores or a crash in a library costs a worker its life, a file its turn and
-nobody else anything: the serving process waits for an answer, never for the interpreter.
+A parser that spins, a huge pile of keystores or a crash in a library costs a process, a file its turn and nobody else
+anything: the serving process waits for an answer, never for the interpreter.
 """
 
 import asyncio
 import heapq
 import itertools
 import logging
-import signal
 from collections import deque
 from contextlib import suppress
 from typing import overload
 
-from jwks_server.core.errors import LoaderError
+from jwks_server.core.errors import ReaderError
+from jwks_server.core.timing import Timing
 from jwks_server.host.logs import fields
-from jwks_server.readers.process import ReaderProcess
-from jwks_server.reading.child import FILE_SECONDS, Job
-from jwks_server.reading.load import Loaded, LoadJob
-from jwks_server.reading.place import Reading
-from jwks_server.reading.survey import ListingJob, Survey, SurveyJob
-from jwks_server.reading.tree import Listing
-from jwks_server.reading.wire import Answer, Bug, Failed, GarbledError, answer_in, framed
+from jwks_server.readers.process import CHILD_MODULE, ReaderProcess
+from jwks_server.reading.frames import GarbledError
+from jwks_server.reading.jobs import (
+    Listing,
+    ListingJob,
+    Loaded,
+    LoadJob,
+    ReaderCrashedError,
+    Survey,
+    SurveyJob,
+    Urgency,
+)
+from jwks_server.reading.source import Source
+from jwks_server.reading.wire import Answer, Job, decode_answer, encode_setup
 
-URGENT, ROUTINE = 0, 1
+LOADS_PER_PROCESS = 10_000
+"""A process that fell to a key file without a sign reads no more tenants than these."""
 
-_GRACE_SECONDS = 2.0
-_LOOKS = 4
-_LISTING_SECONDS = 60.0
-_RESPAWN_SECONDS = 1.0
-_START_SECONDS = 60.0
+INLINE_BYTES = 65_536
+"""Longer answers are looked at in a thread, so that none holds up the event loop."""
 
 _log = logging.getLogger(__name__)
 
 
-class ReaderDiedError(LoaderError):
-    """A worker died, or `hung` for too long; `reading` is what it was reading, where it was reading a file."""
+class ReaderPool:
+    """A fixed number of reader processes, and the jobs that wait for one, the urgent first.
 
-    def __init__(self, text: str, reading: Reading | None, *, hung: bool = False) -> None:
-        super().__init__(text)
-        self.reading = reading
-        self.hung = hung
+    `lost` counts the processes that crashed or were ended, `retired` those that had done enough.
+    """
 
-
-class ReaderBugError(Exception):
-    """A worker met a failure that nobody thought of; the text is its traceback."""
-
-
-class Workers:
-    """A fixed number of reader processes, and the jobs that wait for one, the urgent first."""
-
-    def __init__(self, count: int, *, file_seconds: float = FILE_SECONDS) -> None:
+    def __init__(
+        self,
+        source: Source,
+        count: int,
+        timing: Timing | None = None,
+        *,
+        module: str = CHILD_MODULE,
+        loads_per_process: int = LOADS_PER_PROCESS,
+    ) -> None:
+        self.lost = 0
+        self.retired = 0
+        self._timing = timing or Timing()
+        self._setup = encode_setup(source, self._timing.file)
         self._count = count
-        self._file_seconds = file_seconds
+        self._module = module
+        self._loads_per_process = loads_per_process
         self._processes: set[ReaderProcess] = set()
         self._unburied: set[ReaderProcess] = set()
         self._idle: deque[ReaderProcess] = deque()
-        self._waiting: list[tuple[int, int, asyncio.Future[ReaderProcess]]] = []
+        self._waiting: list[tuple[Urgency, int, asyncio.Future[ReaderProcess]]] = []
         self._waiting_jobs: dict[int, asyncio.Future[ReaderProcess]] = {}
         self._turn = itertools.count()
         self._watched: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
+        self._retiring: set[ReaderProcess] = set()
         self._closed = False
-        self.lost = 0
 
     async def start(self) -> None:
-        """Start all workers; raise LoaderError where not even one process can be made."""
+        """Start all processes; raise ReaderError where one cannot be made."""
         try:
             await asyncio.gather(*(self._spawn() for _ in range(self._count)))
         except OSError as error:
-            raise LoaderError(f"cannot start a reader process: {error.strerror}") from error
+            raise ReaderError(f"cannot start a reader process: {error.strerror}") from error
 
     async def close(self) -> None:
-        """End all workers, whatever they are doing."""
+        """End all processes, whatever they are doing."""
         self._closed = True
         await asyncio.gather(*self._starting)  # a start that is cancelled halfway leaves its process and its pipes
         for task in tuple(self._watched):
@@ -80,77 +88,61 @@ class Workers:
         for process in self._unburied:
             process.kill()
         with suppress(TimeoutError):  # one that hangs in the kernel ends when that lets it go
-            async with asyncio.timeout(_GRACE_SECONDS):
+            async with asyncio.timeout(self._timing.reader_grace):
                 await asyncio.gather(*(process.exited.wait() for process in self._unburied))
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the workers that live."""
+        """The process ids of the processes that live and take jobs, or will."""
         return tuple(process.pid for process in self._processes)
 
     @property
     def idle(self) -> int:
-        """How many workers are ready and have nothing to do."""
+        """How many processes are ready and have nothing to do."""
         return len(self._idle)
 
     @overload
-    async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
+    async def run(self, job: LoadJob, urgency: Urgency) -> Loaded: ...
     @overload
-    async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+    async def run(self, job: SurveyJob, urgency: Urgency) -> Survey: ...
     @overload
-    async def run(self, job: ListingJob, urgency: int) -> Listing: ...
-    async def run(self, job: Job, urgency: int) -> Loaded | Survey | Listing:
-        """Return the job's result; raise what it raised, or ReaderDiedError where its worker did not survive it."""
-        worker = await self._acquire(job, urgency)
-        healthy = False
+    async def run(self, job: ListingJob, urgency: Urgency) -> Listing: ...
+    async def run(self, job: Job, urgency: Urgency) -> Answer:
+        """Return the job's answer; raise what it raised, or ReaderCrashedError where its process did not survive it.
+
+        An answer that is none costs the process its life, for it may have fallen to what it read.
+        """
+        process = await self._acquire(job, urgency)
+        process.loads += isinstance(job, LoadJob)
+        is_sound = False
         try:
-            answer = await self._ask(worker, job)
-            healthy = True
+            frame = await process.frame_for(job, self._timing)
+            decoding = asyncio.to_thread(decode_answer, frame, job) if len(frame) > INLINE_BYTES else None
+            try:
+                answer = await decoding if decoding is not None else decode_answer(frame, job)
+            except GarbledError as error:
+                text = f"its reader's answer is garbage: {error}"
+                raise ReaderCrashedError(text, process.cell.place) from error
+            except Exception:
+                is_sound = True  # it said that the job failed
+                raise
+            is_sound = True
+            return answer
         finally:
-            if healthy:
-                self._release(worker)
+            if is_sound:
+                self._release(process)
             else:
-                self._replace(worker)
-        match answer:
-            case Failed(error):
-                raise error
-            case Bug(traceback):
-                raise ReaderBugError(traceback)
-            case _:
-                return answer
+                self._replace(process)
 
-    async def _ask(self, worker: ReaderProcess, job: Job) -> Answer:
-        answer = worker.ask(framed(job))
-        patience = _LISTING_SECONDS if isinstance(job, ListingJob) else self._file_seconds + _GRACE_SECONDS
-        steps, looks = worker.progress.steps, 0
-        while not (await asyncio.wait((answer,), timeout=patience / _LOOKS))[0]:
-            looks = looks + 1 if steps == worker.progress.steps else 0
-            steps = worker.progress.steps
-            if looks == _LOOKS:
-                raise self._too_slow(worker)
-        try:
-            return answer_in(answer.result())
-        except ConnectionError:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_GRACE_SECONDS):
-                    await worker.exited.wait()
-            if worker.returncode == -signal.SIGALRM:  # the worker's own limit
-                raise self._too_slow(worker) from None
-            raise ReaderDiedError(
-                f"its reader died (exit status {worker.returncode})", worker.progress.reading
-            ) from None
-        except GarbledError as error:
-            raise ReaderDiedError(str(error), worker.progress.reading) from error
-
-    def hurry(self, job: LoadJob) -> bool:
-        """Move a job before the routine ones and return True, or False where it does not wait any more."""
+    def promote(self, job: LoadJob) -> bool:
+        """Move a job that still waits before the routine ones; False where it is being done already."""
         future = self._waiting_jobs.get(id(job))
         if future is None or future.done():
             return False
-        heapq.heappush(self._waiting, (URGENT, next(self._turn), future))  # its old place is passed over
+        heapq.heappush(self._waiting, (Urgency.URGENT, next(self._turn), future))  # its old place is passed over
         return True
 
-    async def _acquire(self, job: Job, urgency: int) -> ReaderProcess:
+    async def _acquire(self, job: Job, urgency: Urgency) -> ReaderProcess:
         if self._idle:
             return self._idle.pop()
         future: asyncio.Future[ReaderProcess] = asyncio.get_running_loop().create_future()
@@ -165,63 +157,86 @@ class Workers:
         finally:
             del self._waiting_jobs[id(job)]
 
-    def _release(self, worker: ReaderProcess) -> None:
+    def _release(self, process: ReaderProcess) -> None:
+        """Give a process that has nothing to do its next job, or its leave where its successor is ready."""
+        if process not in self._processes:
+            process.dismiss()
+            return
+        if process.loads >= self._loads_per_process and process not in self._retiring:
+            self._retiring.add(process)
+            self._respawn()
         while self._waiting:
             _, _, future = heapq.heappop(self._waiting)
             if not future.done():
-                future.set_result(worker)
+                future.set_result(process)
                 return
-        self._idle.append(worker)
+        self._idle.append(process)
 
-    def _replace(self, worker: ReaderProcess) -> None:
-        self._processes.discard(worker)
+    # --- the life of a process
+
+    async def _spawn(self) -> None:
+        process = ReaderProcess()
+        await process.start(self._setup, self._module)
+        self._processes.add(process)
+        self._unburied.add(process)
+        for task in (asyncio.ensure_future(self._greet(process)), asyncio.ensure_future(self._bury(process))):
+            self._watched.add(task)
+            task.add_done_callback(self._watched.discard)
+
+    async def _greet(self, process: ReaderProcess) -> None:
+        """Give jobs to a process that is ready; one that does not get there is replaced, after a pause."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.reader_start):
+                await process.ready.wait()
+        if process.ready.is_set() and not process.says_no_more:
+            self._release(process)
+            self._retire_one()
+            return
+        _log.error("a reader process did not start", extra=fields(pid=process.pid))
+        await asyncio.sleep(self._timing.reader_restart)
+        self._replace(process)
+
+    async def _bury(self, process: ReaderProcess) -> None:
+        """Replace a process that crashes while it has nothing to do; one that crashes during a job fails that job."""
+        await process.exited.wait()
+        self._unburied.discard(process)
+        if process in self._idle:
+            self._idle.remove(process)
+            _log.warning("an idle reader process crashed", extra=fields(pid=process.pid, status=process.returncode))
+            self._replace(process)
+
+    def _retire_one(self) -> None:
+        """Let a process go that has done enough, now that another is ready in its place."""
+        if self._retiring and len(self._processes) > self._count:
+            process = self._retiring.pop()
+            self._processes.discard(process)
+            self.retired += 1
+            if process in self._idle:
+                self._idle.remove(process)
+                process.dismiss()
+
+    def _replace(self, process: ReaderProcess) -> None:
+        """End a process and start another; where that retires, another is starting already."""
         self.lost += not self._closed
-        worker.kill()
+        is_retiring = process in self._retiring or process not in self._processes
+        self._processes.discard(process)
+        self._retiring.discard(process)
+        process.kill()
+        if not is_retiring:
+            self._respawn()
+
+    def _respawn(self) -> None:
         if not self._closed:
-            task = asyncio.ensure_future(self._respawn())
+            task = asyncio.ensure_future(self._spawn_at_last())
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _respawn(self) -> None:
+    async def _spawn_at_last(self) -> None:
         while not self._closed:
             try:
                 await self._spawn()
             except OSError as error:
                 _log.error("cannot start a reader process", extra=fields(reason=error.strerror))
-                await asyncio.sleep(_RESPAWN_SECONDS)
+                await asyncio.sleep(self._timing.reader_restart)
             else:
                 return
-
-    async def _spawn(self) -> None:
-        worker = ReaderProcess()
-        await worker.start(self._file_seconds)
-        self._processes.add(worker)
-        self._unburied.add(worker)
-        for task in (asyncio.ensure_future(self._greet(worker)), asyncio.ensure_future(self._mourn(worker))):
-            self._watched.add(task)
-            task.add_done_callback(self._watched.discard)
-
-    async def _greet(self, worker: ReaderProcess) -> None:
-        """Give jobs to a worker that is ready; one that does not get there is replaced, after a pause."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_START_SECONDS):
-                await worker.ready.wait()
-        if worker.ready.is_set() and not worker.says_no_more:
-            self._release(worker)
-            return
-        _log.error("a reader process did not start", extra=fields(pid=worker.pid))
-        await asyncio.sleep(_RESPAWN_SECONDS)
-        self._replace(worker)
-
-    async def _mourn(self, worker: ReaderProcess) -> None:
-        """Replace a worker that dies while it has nothing to do; one that dies at work is missed by its job."""
-        await worker.exited.wait()
-        self._unburied.discard(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-            _log.warning("an idle reader process ended", extra=fields(pid=worker.pid, status=worker.returncode))
-            self._replace(worker)
-
-    def _too_slow(self, worker: ReaderProcess) -> ReaderDiedError:
-        text = f"reading it took more than {self._file_seconds:g} seconds"
-        return ReaderDiedError(text, worker.progress.reading, hung=True)

@@ -1,46 +1,51 @@
-"""One reader process, as the server sees it: asked one thing at a time, known by what it was at when it dies."""
+"""One reader process as the server sees it: asked one thing at a time; a shared memory cell says where it is."""
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import cast
 
+from jwks_server.core.timing import Timing
 from jwks_server.reading.child import READY
-from jwks_server.reading.place import Progress
-from jwks_server.reading.wire import HEADER_BYTES, frame_bytes
+from jwks_server.reading.frames import HEADER_BYTES, MOST_FRAME_BYTES, frame_bytes
+from jwks_server.reading.jobs import ListingJob, ReaderCrashedError
+from jwks_server.reading.place import PlaceCell
+from jwks_server.reading.wire import Job, encode_job
 
-MOST_FRAME_BYTES = 128 << 20
-"""A longer answer is forged: a folder of a thousand certificates gives two or three megabytes."""
+CHILD_MODULE = "jwks_server.reading.child"
 
 _STDIN, _STDOUT = 0, 1
+_LOOKS = 4
 
 
 class ReaderProcess(asyncio.SubprocessProtocol):
-    """A process that runs `worker`.
+    """A process that runs `main` of a module, which is `reading.child` but in tests.
 
     `ready` is set when it can take jobs, or never will: then `says_no_more` is true. `exited` is set when it has ended.
+    `loads` counts the tenants that it was given.
     """
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
         self.exited = asyncio.Event()
         self.says_no_more = False
-        self.progress, self._descriptor = Progress.shared()
+        self.loads = 0
+        self.cell, self._descriptor = PlaceCell.shared()
         self._transport: asyncio.SubprocessTransport | None = None
         self._answer: asyncio.Future[bytes] | None = None
         self._received = bytearray()
 
-    async def start(self, file_seconds: float) -> None:
-        """Make the process; raise OSError where that cannot be."""
+    async def start(self, setup: bytes, module: str = CHILD_MODULE) -> None:
+        """Make the process and send it its setup; raise OSError where that cannot be."""
         try:
             await asyncio.get_running_loop().subprocess_exec(
                 lambda: self,
                 sys.executable,
                 "-P",  # a module in the folder that the server was started in is none of ours
                 "-c",
-                "from jwks_server.reading.child import main; main()",
-                str(file_seconds),
+                f"from {module} import main; main()",
                 str(self._descriptor),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -49,6 +54,7 @@ class ReaderProcess(asyncio.SubprocessProtocol):
             )
         finally:
             os.close(self._descriptor)
+        self._send(setup)
 
     @property
     def pid(self) -> int:
@@ -63,20 +69,57 @@ class ReaderProcess(asyncio.SubprocessProtocol):
     def ask(self, frame: bytes) -> asyncio.Future[bytes]:
         """Send a job and return the answer's frame to come, which is a ConnectionError where the process ends."""
         self._answer = asyncio.get_running_loop().create_future()
-        self.progress.note(None)
+        self.cell.write(None)
         if self.says_no_more or self._transport is None:
             self._hang_up()
         else:
-            stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(_STDIN))
-            with suppress(OSError, RuntimeError):  # it has just ended: that is seen where its output ends
-                stdin.write(frame)
+            self._send(frame)
         return self._answer
+
+    async def frame_for(self, job: Job, timing: Timing) -> bytes:
+        """Return the frame that answers a job; raise ReaderCrashedError where the process ends or gets on no further.
+
+        A listing of the root has its own time; any other job has the time of a file for each place that it comes to.
+        """
+        answer = self.ask(encode_job(job))
+        patience = timing.listing if isinstance(job, ListingJob) else timing.file + timing.reader_grace
+        steps, looks = self.cell.steps, 0
+        while not (await asyncio.wait((answer,), timeout=patience / _LOOKS))[0]:
+            looks = looks + 1 if steps == self.cell.steps else 0
+            steps = self.cell.steps
+            if looks == _LOOKS:
+                raise self._too_slow(timing)
+        try:
+            return answer.result()
+        except ConnectionError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timing.reader_grace):
+                    await self.exited.wait()
+            if self.returncode == -signal.SIGALRM:  # the process's own limit
+                raise self._too_slow(timing) from None
+            raise ReaderCrashedError(f"its reader crashed (exit status {self.returncode})", self.cell.place) from None
+
+    def _too_slow(self, timing: Timing) -> ReaderCrashedError:
+        text = f"reading it took more than {timing.file:g} seconds"
+        return ReaderCrashedError(text, self.cell.place, hung=True)
+
+    def dismiss(self) -> None:
+        """Give it no more jobs: it ends by itself when its input is closed."""
+        self._stdin().close()
 
     def kill(self) -> None:
         """End it at once."""
         if self._transport is not None:
             with suppress(ProcessLookupError):
                 self._transport.kill()
+
+    def _stdin(self) -> asyncio.WriteTransport:
+        assert self._transport is not None  # noqa: S101 - it was started
+        return cast("asyncio.WriteTransport", self._transport.get_pipe_transport(_STDIN))
+
+    def _send(self, frame: bytes) -> None:
+        with suppress(OSError, RuntimeError):  # it has just ended: that is seen where its output ends
+            self._stdin().write(frame)
 
     # --- what the event loop tells
 

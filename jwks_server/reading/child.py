@@ -5,37 +5,47 @@ file takes too long: the alarm's default action needs no interpreter to run.
 """
 
 import os
-import pickle
 import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from typing import BinaryIO
 
-from jwks_server.core.errors import JwksServerError
-from jwks_server.reading.load import LoadJob, load
-from jwks_server.reading.place import Progress, Reading
-from jwks_server.reading.survey import ListingJob, SurveyJob, survey
+from jwks_server.core.errors import JwksServerError, ReaderError, RootUnavailableError
+from jwks_server.reading.frames import HEADER_BYTES, frame_bytes
+from jwks_server.reading.jobs import ListingJob, LoadJob, Place, SurveyJob
+from jwks_server.reading.load import Report, load
+from jwks_server.reading.place import PlaceCell
+from jwks_server.reading.source import Source
+from jwks_server.reading.survey import survey
 from jwks_server.reading.tree import list_root
-from jwks_server.reading.wire import HEADER_BYTES, Answer, Bug, Failed, frame_bytes, framed
-
-FILE_SECONDS = 5
-"""How long one file may take to parse; the slowest that is accepted takes well under two."""
+from jwks_server.reading.wire import (
+    Answer,
+    Job,
+    decode_job,
+    decode_setup,
+    encode_answer,
+    encode_bug,
+    encode_failure,
+)
 
 READY = b"R"
-"""Said once, when the worker can take jobs: its start is no file's fault."""
-
-Job = LoadJob | SurveyJob | ListingJob
+"""Said once, when the process can take jobs: its start is no file's fault."""
 
 _MEMORY_BYTES = 2 << 30
 
+Reply = Callable[[Source, Job, Report], bytes]
 
-def main() -> None:
-    """Answer jobs until the parent closes our input.
 
-    The arguments are how many seconds a file may take, and the descriptor of the memory that says where we are.
+def main(reply: Reply | None = None) -> None:
+    """Answer jobs until the parent closes our input; its first frame is the setup.
+
+    The argument of the process is the descriptor of the memory that says where we are. `reply` returns the frame that
+    answers a job, where a test wants another than `answer` gives.
     """
-    file_seconds, progress = float(sys.argv[1]), Progress(int(sys.argv[2]))
+    cell = PlaceCell(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -43,30 +53,54 @@ def main() -> None:
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing that prints can spoil a frame
     with suppress(BrokenPipeError):  # our parent is gone, and nobody waits for what we do
-        os.write(answers, READY)
-        while len(header := jobs.read(HEADER_BYTES)) == HEADER_BYTES:
-            job = pickle.loads(jobs.read(frame_bytes(header) - HEADER_BYTES))  # noqa: S301 - our parent wrote it
-            data = memoryview(framed(_done(job, progress, file_seconds)))
-            while data:
-                data = data[os.write(answers, data) :]
+        if (setup := _frame(jobs)) is None:
+            return
+        source, file_seconds = decode_setup(setup)
+
+        def report(name: str, stamp: bytes = b"") -> None:
+            signal.setitimer(signal.ITIMER_REAL, file_seconds)
+            cell.write(Place(name, stamp))
+
+        _write(answers, READY)
+        while (frame := _frame(jobs)) is not None:
+            try:
+                data = (reply or answer)(source, decode_job(frame), report)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            _write(answers, data)
 
 
-def _done(job: Job, progress: Progress, file_seconds: float) -> Answer:
-    def begun(name: str, stamp: bytes = b"") -> None:
-        signal.setitimer(signal.ITIMER_REAL, file_seconds)
-        progress.note(Reading(name, stamp))
-
+def answer(source: Source, job: Job, report: Report) -> bytes:
+    """Return the frame that answers a job, whatever comes of it."""
     try:
-        match job:
-            case LoadJob():
-                return load(job, begun)
-            case SurveyJob():
-                return survey(job, begun)
-            case ListingJob():
-                return list_root(job.source.root)
+        return encode_answer(_done(source, job, report))
+    except (RootUnavailableError, ReaderError) as error:
+        return encode_failure(error)
     except JwksServerError as error:
-        return Failed(error)
+        return encode_failure(ReaderError(str(error)))
     except Exception:  # noqa: BLE001 - a bug of ours: the parent logs it, and the tenant stays as it is
-        return Bug(traceback.format_exc())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        return encode_bug(traceback.format_exc())
+
+
+def _done(source: Source, job: Job, report: Report) -> Answer:
+    match job:
+        case LoadJob():
+            return load(source, job, report)
+        case SurveyJob():
+            return survey(source, job, lambda tenant: report(tenant, b""))
+        case ListingJob():
+            return list_root(source.root)
+
+
+def _frame(jobs: BinaryIO) -> bytes | None:
+    """Return the next frame, or None where the parent sends no more."""
+    beginning = jobs.read(HEADER_BYTES)
+    if len(beginning) < HEADER_BYTES:
+        return None
+    return beginning + jobs.read(frame_bytes(beginning) - HEADER_BYTES)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

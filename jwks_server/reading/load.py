@@ -1,82 +1,95 @@
-"""Reading one tenant's folder and building its snapshot: the slow part, run where it cannot delay an answer.
+"""Reading one tenant's folder and building its snapshot: the slow part of every change.
 
-`load` is a plain function of its job; the server runs it in worker processes, the command line in its own.
+The server has it done in reader processes, where it delays no answer; the commands do it in their own process.
 """
 
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from jwks_server.core.build import build, faulty_key_file, read_key_file
-from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError
+from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError, SealedError
 from jwks_server.core.formats import needs_password, recognise
 from jwks_server.core.lifecycle import KeyFile
-from jwks_server.core.publication import Publication, Sealed, publication_of
-from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
+from jwks_server.core.publication import publication_of
+from jwks_server.core.remembered import from_text, record_of
+from jwks_server.core.sealed import seal, unseal
+from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import PASSWORD_ENDING, POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.host import clock
-from jwks_server.reading.place import FOLDER
+from jwks_server.reading.jobs import FOLDER, Loaded, LoadJob, RootIdentity
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import FolderView, file_facts, open_folder, opened_root, read_file, view
 
 _READ_ROUNDS = 3
 
-Reading = Callable[[str, bytes], None]
-"""Is told where a reader is before anything that may hang: a file's name, and its content's stamp once it is known."""
+Report = Callable[[str, bytes], None]
+"""Is told what is looked at next, before anything that may hang: a file's name, and its stamp once it was read."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoadJob:
-    """Read and build one tenant.
+class TenantReading:
+    """One tenant's new snapshot, the root that it was read below, and how its folder looked (see Loaded)."""
 
-    `device` is the one its folder was on; `deadly` are the files that ended their reader, by name and
-    stamp, with what to say of them; those without a stamp did so before they were read. With `afresh`, content that
-    failed before is tried again.
-    """
-
-    source: Source
-    tenant: TenantName
-    previous: Sealed | None = None
-    device: int | None = None
-    remembered: Remembered | None = None
-    deadly: Mapping[tuple[str, bytes], str] = field(default_factory=dict)
-    afresh: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a tenant publishes now, the (device, inode) of the root that it was read below, and its folder's signature.
-
-    `signature` is None where the folder changed while it was read or just before: it has to be read again.
-    """
-
-    publication: Publication
-    root: tuple[int, int]
+    snapshot: Snapshot
+    root: RootIdentity
     signature: bytes | None
     device: int | None
     links: bool
 
 
-def load(job: LoadJob, reading: Reading = lambda _name, _stamp: None) -> Loaded:
-    """Return what the tenant publishes; raise RootUnavailableError where the tree itself cannot be read.
+def load(source: Source, job: LoadJob, report: Report = lambda _name, _stamp: None) -> Loaded:
+    """Return what the tenant publishes; raise RootUnavailableError where the tree itself cannot be read."""
+    now = clock.now()
+    previous, lost = _previous(job)
+    remembered = None
+    if job.record is not None:
+        try:
+            remembered = from_text(job.record, now)
+        except KeyFileError as error:
+            lost += (Problem(Level.WARNING, f"what was remembered of the tenant is lost, for it was {error}"),)
+    reading = read_tenant(source, job, previous, remembered, report)
+    snapshot = replace(reading.snapshot, problems=(*reading.snapshot.problems, *lost))
+    record = record_of(snapshot, previous, remembered, now)
+    publication = publication_of(snapshot, previous, seal(snapshot), record)
+    return Loaded(publication, reading.root, reading.signature, reading.device, reading.links)
 
-    `reading` is told of the folder and of each file before they are read.
+
+def _previous(job: LoadJob) -> tuple[Snapshot | None, tuple[Problem, ...]]:
+    """Return the snapshot to build on; one that is no snapshot counts as none, loudly."""
+    if job.previous is None:
+        return None, ()
+    try:
+        return unseal(job.previous), ()
+    except SealedError as error:
+        return None, (Problem(Level.WARNING, f"what was known of the tenant is lost, for it was {error}"),)
+
+
+def read_tenant(
+    source: Source,
+    job: LoadJob,
+    previous: Snapshot | None = None,
+    remembered: Remembered | None = None,
+    report: Report = lambda _name, _stamp: None,
+) -> TenantReading:
+    """Return the tenant's snapshot, built on the previous one; raise RootUnavailableError as `load` does.
+
+    `remembered` is what is known from before the start, `report` is told of the folder and of each file before they
+    are read.
     """
-    reading(FOLDER, b"")
-    previous = job.previous.open() if job.previous is not None else None
-    with opened_root(job.source.root) as (root, identity):
+    report(FOLDER, b"")
+    with opened_root(source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)
-        folder, seen = _folder(job, previous, root, reading)
-    snapshot = build(job.tenant, folder, previous, job.source.defaults, clock.now(), remembered=job.remembered)
-    publication = publication_of(snapshot)
+        folder, seen = _folder(source, job, previous, root, report)
+    snapshot = build(job.tenant, folder, previous, source.defaults, clock.now(), remembered=remembered)
     if folder.fault is not None:
-        return Loaded(publication, identity, None, job.device, links=is_link or (seen is not None and seen.links))
+        return TenantReading(snapshot, identity, None, job.device, links=is_link or (seen is not None and seen.links))
     if seen is None:
-        return Loaded(publication, identity, b"", None, links=False)
-    return Loaded(publication, identity, seen.signature, seen.device, links=is_link or seen.links)
+        return TenantReading(snapshot, identity, b"", None, links=False)
+    return TenantReading(snapshot, identity, seen.signature, seen.device, links=is_link or seen.links)
 
 
 def _is_link(tenant: TenantName, root: int) -> bool:
@@ -86,7 +99,9 @@ def _is_link(tenant: TenantName, root: int) -> bool:
         return False
 
 
-def _folder(job: LoadJob, previous: Snapshot | None, root: int, reading: Reading) -> tuple[Folder, FolderView | None]:
+def _folder(
+    source: Source, job: LoadJob, previous: Snapshot | None, root: int, report: Report
+) -> tuple[Folder, FolderView | None]:
     """Return the folder's content and how it looked, or why it could not be read."""
     try:
         descriptor = open_folder(job.tenant, root)
@@ -95,7 +110,7 @@ def _folder(job: LoadJob, previous: Snapshot | None, root: int, reading: Reading
             return Folder(present=False), None
         return Folder(fault=f"folder cannot be read: {error.strerror}"), None
     try:
-        return _FolderReader(job, previous, descriptor, reading).read()
+        return _FolderReader(source, job, previous, descriptor, report).read()
     except OSError as error:
         return Folder(fault=f"folder cannot be listed: {error.strerror}"), None
     finally:
@@ -120,12 +135,15 @@ def _is_absent(error: OSError, tenant: TenantName, root: int) -> bool:
 class _FolderReader:
     """Reads one tenant's opened folder."""
 
-    def __init__(self, job: LoadJob, previous: Snapshot | None, descriptor: int, reading: Reading) -> None:
+    def __init__(
+        self, source: Source, job: LoadJob, previous: Snapshot | None, descriptor: int, report: Report
+    ) -> None:
+        self._source = source
         self._job = job
         self._last = {file.name: file for file in previous.files} if previous else {}
         self._descriptor = descriptor
-        self._reading = reading
-        self._facts = job.source.passwords.facts(job.tenant)
+        self._report = report
+        self._facts = source.passwords.facts(job.tenant)
 
     def read(self) -> tuple[Folder, FolderView]:
         """Read until the folder looked the same before and after, or leave its signature open."""
@@ -142,21 +160,21 @@ class _FolderReader:
         return folder, FolderView(seen.names, None, seen.device, seen.links)
 
     def _view(self) -> FolderView:
-        exact_times = self._job.source.exact_times
+        exact_times = self._source.exact_times
         return view(self._descriptor, self._facts, exact_times=exact_times, follows=self._follows)
 
     def _follows(self, name: str) -> bool:
-        """Tell whether a link may be followed, as one whose target hung may not."""
+        """Tell whether a link may be followed: not where a reader process hung in it before."""
         if (name, b"") in self._job.deadly:
             return False
-        self._reading(name, b"")
+        self._report(name, b"")
         return True
 
     def _content(self, name: str) -> bytes:
         """Return a file's bytes; raise KeyFileError where it cannot be read, or hung when it was."""
         if (name, b"") in self._job.deadly:
             raise KeyFileError(self._job.deadly[name, b""])
-        self._reading(name, b"")
+        self._report(name, b"")
         return read_file(name, self._descriptor)
 
     def _key_files(self, seen: FolderView) -> Iterator[KeyFile]:
@@ -171,7 +189,7 @@ class _FolderReader:
 
     def _key_file(self, name: str, last: KeyFile | None) -> KeyFile:
         """Return the file's keys; content that was read before is not parsed again."""
-        if not name.isprintable():
+        if not name.isprintable() or "\\udc" in name:
             raise KeyFileError("file name is not readable text; rename it")
         data = self._content(name)
         beside = file_facts(f"{name}{PASSWORD_ENDING}", self._descriptor)
@@ -183,9 +201,9 @@ class _FolderReader:
             recognised = recognise(data)
             container = recognised.value
             if (name, stamp) not in self._job.deadly:
-                find = self._job.source.passwords.find
+                find = self._source.passwords.find
                 password = find(self._job.tenant, name, self._descriptor) if needs_password(recognised) else None
-                self._reading(name, stamp)
+                self._report(name, stamp)
                 return read_key_file(name, stamp, data, password)
             fault = self._job.deadly[name, stamp]
         except PrivateKeyOnlyError as error:

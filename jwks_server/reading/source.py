@@ -1,4 +1,4 @@
-"""Where everything that is published comes from, as one value."""
+"""Where everything that is published comes from, as one value that each reader process is told once, at its start."""
 
 from dataclasses import dataclass
 

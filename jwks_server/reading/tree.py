@@ -1,4 +1,4 @@
-"""Bounded reads of the tree of keystores, and its signatures.
+"""Bounded reads of the tree of keystores, and the signatures of its folders.
 
 Nothing here trusts a name twice: a folder is opened once and its files through its descriptor, a file is looked at
 before it is opened, and no FIFO or device is ever opened.
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from jwks_server.core.errors import KeyFileError, RootUnavailableError, TenantNameError
 from jwks_server.core.formats import MAX_FILE_BYTES
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_temporary, tenant_name
+from jwks_server.core.text import readable
+from jwks_server.reading.jobs import Listing, RootIdentity
 
 FRESH_SECONDS = 0.02
 """A file changed this recently may change again within the same tick of a coarse file system clock."""
@@ -25,21 +27,8 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """The tenants of the tree: the root's (device, inode), its tenants, and the names that cannot be tenants.
-
-    `folders` counts the real folders, those that a recursive watch must cover, the root among them.
-    """
-
-    identity: tuple[int, int]
-    tenants: tuple[TenantName, ...]
-    strangers: tuple[str, ...]
-    folders: int
-
-
-@dataclass(frozen=True, slots=True)
 class FolderView:
-    """The files of one tenant's folder as their metadata say.
+    """The files of one tenant's folder as their metadata say, their names as `core.text.readable` gives them.
 
     `signature` changes whenever a file may have; None says that the clock cannot tell yet. `links` says that some of
     what is here lies elsewhere, where no watch of the tree sees a change.
@@ -52,7 +41,7 @@ class FolderView:
 
 
 @contextmanager
-def opened_root(root: str) -> Iterator[tuple[int, tuple[int, int]]]:
+def opened_root(root: str) -> Iterator[tuple[int, RootIdentity]]:
     """Open the root; give its descriptor and its (device, inode). Raise RootUnavailableError where it is not there."""
     try:
         descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
@@ -86,7 +75,7 @@ def list_root(root: str) -> Listing:
                     try:
                         name = tenant_name(entry.name)
                     except TenantNameError:
-                        strangers.append(entry.name)
+                        strangers.append(readable(entry.name))
                         continue
                     if is_real_folder or _is_folder(entry.name, descriptor):
                         tenants.append(name)
@@ -132,11 +121,11 @@ def view(
                     with suppress(OSError):  # no link any more: the next look will differ
                         target = os.readlink(entry.name, dir_fd=descriptor)
                     with suppress(OSError):
-                        status = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=follows(entry.name))
+                        status = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=follows(readable(entry.name)))
                 # Container runtimes make a folder where a file to be mounted is missing: that takes no policy away.
                 if stat.S_ISDIR(status.st_mode) and entry.name not in {POLICY_FILE, REVOKED_FILE}:
                     continue
-                names.append(entry.name)
+                names.append(readable(entry.name))
                 newest = max(newest, status.st_mtime_ns, status.st_ctime_ns, own.st_ctime_ns)
                 rows.append((entry.name, own.st_ino, own.st_ctime_ns, target, *_facts(status)))
     age = time.time_ns() - newest

@@ -11,7 +11,6 @@ from aiohttp import web
 from jwks_server.core.errors import SettingsError
 
 BACKLOG = 1024
-SHUTDOWN_SECONDS = 5.0
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -53,15 +52,17 @@ def _bind_text(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {host} port {port}: {error.strerror}"
 
 
-async def listen(
+async def listen(  # noqa: PLR0913 - what listens, on what, and how it ends
     stack: AsyncExitStack,
     server: web.Server,
     sockets: list[socket.socket],
     context: ssl.SSLContext | None = None,
+    *,
     drain_seconds: float = 0.0,
+    shutdown_seconds: float,
 ) -> None:
     """Begin to listen. On leaving the stack: stop accepting, then answer what was accepted, then close."""
-    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     # Connections that were accepted a moment ago have not sent their request yet: cleaning up at once drops them.

@@ -4,18 +4,18 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from support.certificates import certificate, pem, private_key, replace_file
 from support.server import Server, wait_until
 
-from jwks_server.core.publication import Sealed
 from jwks_server.core.snapshot import Level, Snapshot
 from jwks_server.core.tenant import TenantName
 from jwks_server.reading import tree as keystore
-from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.jobs import LoadJob
+from jwks_server.reading.load import TenantReading, read_tenant
 from jwks_server.reading.source import Source
 
 A, B = (pem(certificate(private_key("P-256", number))) for number in (1, 2))
@@ -33,27 +33,40 @@ def folder(keystores: Path) -> Path:
     return folder
 
 
-def first(folder: Path) -> LoadJob:
-    """Return the job that reads a tenant for the first time."""
-    return LoadJob(Source(str(folder.parent)), TenantName(folder.name))
+@dataclass(frozen=True)
+class Visit:
+    """A tenant that is to be read, and what is known of it from the last reading."""
+
+    source: Source
+    job: LoadJob
+    previous: Snapshot | None = None
 
 
-def after(job: LoadJob) -> LoadJob:
-    """Do the job, and return the one that comes next."""
-    loaded = load(job)
-    return replace(job, previous=loaded.publication.sealed, device=loaded.device)
+def first(folder: Path) -> Visit:
+    """Return a tenant that was never read."""
+    return Visit(Source(str(folder.parent)), LoadJob(TenantName(folder.name)))
 
 
-def later(job: LoadJob) -> Snapshot:
+def read(visit: Visit) -> TenantReading:
+    """Read the tenant."""
+    return read_tenant(visit.source, visit.job, visit.previous)
+
+
+def after(visit: Visit) -> Visit:
+    """Read the tenant, and return what is known then."""
+    reading = read(visit)
+    return Visit(visit.source, replace(visit.job, device=reading.device), reading.snapshot)
+
+
+def later(visit: Visit) -> Snapshot:
     """Return what is there after two more reads: whatever only settles has settled, a fault has not."""
-    assert job.previous is not None
-    return known(after(after(job)))
+    return known(after(after(visit)))
 
 
-def known(job: LoadJob) -> Snapshot:
-    """Return what is known before the job is done."""
-    assert job.previous is not None
-    return job.previous.open()
+def known(visit: Visit) -> Snapshot:
+    """Return what is known from the last reading."""
+    assert visit.previous is not None
+    return visit.previous
 
 
 def faults(snapshot: Snapshot) -> dict[str | None, str]:
@@ -89,15 +102,15 @@ def test_a_file_that_cannot_be_read_keeps_its_keys(
     folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     """An error of the disk or the network is a fault, never a removal; the other file's change is published."""
-    job = after(first(folder))
-    before = keys(known(job))
+    visit = after(first(folder))
+    before = keys(known(visit))
     with monkeypatch.context() as patch:
         failed = fails_on(patch, call, number, None if call == "read" else "a.pem")
-        snapshot = later(job)
+        snapshot = later(visit)
         assert failed
     assert keys(snapshot) == before
     assert any("denied" in text or "cannot be" in text for text in faults(snapshot).values())
-    assert not faults(later(job))
+    assert not faults(later(visit))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ELOOP, errno.EMFILE])
@@ -106,25 +119,25 @@ def test_a_folder_that_cannot_be_read_keeps_everything(
     folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     """Its keys, its policy and its revoked keys; a folder's fault has no file's name."""
-    job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
+    visit = after(first(folder))
+    (folder / "revoked").write_text(min(keys(known(visit))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
-    job = after(job)
-    assert len(keys(known(job))) == 1
+    visit = after(visit)
+    assert len(keys(known(visit))) == 1
     with monkeypatch.context() as patch:
         assert fails_on(patch, call, number, None if call == "scandir" else folder.name) is not None
-        snapshot = later(job)
+        snapshot = later(visit)
     assert faults(snapshot).keys() == {None}
     assert os.strerror(number) in faults(snapshot)[None]
-    assert snapshot.key_set == known(job).key_set
-    assert snapshot.policy == known(job).policy
-    assert snapshot.revoked == known(job).revoked
+    assert snapshot.key_set == known(visit).key_set
+    assert snapshot.policy == known(visit).policy
+    assert snapshot.revoked == known(visit).revoked
 
 
 def test_a_file_that_grows_while_it_is_read_keeps_its_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of two states of a file are never taken for one; when it rests it is read."""
-    job = after(first(folder))
-    before = keys(known(job))
+    visit = after(first(folder))
+    before = keys(known(visit))
     real = os.read
     with monkeypatch.context() as patch:
 
@@ -135,18 +148,18 @@ def test_a_file_that_grows_while_it_is_read_keeps_its_keys(folder: Path, monkeyp
             return real(descriptor, count)
 
         patch.setattr(os, "read", growing)
-        snapshot = later(job)
+        snapshot = later(visit)
         assert keys(snapshot) == before
         assert "keeps changing" in faults(snapshot)["a.pem"]
-    assert keys(later(job)) == before
-    assert not faults(later(job))
+    assert keys(later(visit)) == before
+    assert not faults(later(visit))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "proc", "dangling", "loop", "sparse", "through a file"])
 def test_what_is_no_regular_file_in_a_files_place_keeps_its_keys(folder: Path, tmp_path: Path, kind: str) -> None:
     """It is a fault with a text, it is never waited for, and the other file's change is published."""
-    job = after(first(folder))
-    before = keys(known(job))
+    visit = after(first(folder))
+    before = keys(known(visit))
     path = folder / "a.pem"
     path.unlink()
     listener = socket.socket(socket.AF_UNIX)
@@ -168,7 +181,7 @@ def test_what_is_no_regular_file_in_a_files_place_keeps_its_keys(folder: Path, t
                 file.truncate(1 << 40)
         case _:
             path.symlink_to("b.pem/a.pem")
-    snapshot = later(job)
+    snapshot = later(visit)
     listener.close()
     assert keys(snapshot) == before
     assert set(faults(snapshot)) == {"a.pem"}
@@ -181,7 +194,7 @@ def test_a_link_to_a_folder_and_a_folder_are_no_key_files(folder: Path) -> None:
     (folder / "c.pem").mkdir()
     (folder / "c.pem" / "x.pem").write_text("garbage")
     (folder / "d.pem").symlink_to("c.pem")
-    snapshot = load(first(folder)).publication.sealed.open()
+    snapshot = read(first(folder)).snapshot
     assert len(keys(snapshot)) == 2
     assert not snapshot.problems
 
@@ -200,41 +213,41 @@ def test_a_link_that_is_replaced_while_it_is_looked_at_is_no_fault(
         return real(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "readlink", replaced)
-    loaded = load(first(folder))
-    assert not loaded.publication.problems
-    assert len(loaded.publication.kids) == 2
-    assert not loaded.links
+    reading = read(first(folder))
+    assert not reading.snapshot.problems
+    assert len(keys(reading.snapshot)) == 2
+    assert not reading.links
 
 
 @pytest.mark.parametrize("link", ["nowhere", "foo.com"])
 def test_a_tenants_link_that_leads_nowhere_keeps_its_set(folder: Path, link: str) -> None:
     """A missing mount or a loop is a fault; a tenant without a name in the tree is gone."""
-    job = after(first(folder))
+    visit = after(first(folder))
     folder.rename(folder.with_name(".away"))
     folder.symlink_to(link)
-    snapshot = later(job)
-    assert keys(snapshot) == keys(known(job))
+    snapshot = later(visit)
+    assert keys(snapshot) == keys(known(visit))
     assert "folder cannot be read" in faults(snapshot)[None]
     assert keystore.list_root(str(folder.parent)).tenants == ("foo.com",)
-    never_good = load(first(folder)).publication.sealed.open()
+    never_good = read(first(folder)).snapshot
     assert never_good.key_set is None
     assert never_good.present
 
 
 def test_an_empty_folder_on_another_device_keeps_its_keys(folder: Path) -> None:
     """It looks like that when a tenant's own mount is gone; with a file in it, it is believed."""
-    job = after(first(folder))
-    assert job.device is not None
-    elsewhere = replace(job, device=job.device + 1)
+    visit = after(first(folder))
+    assert visit.job.device is not None
+    elsewhere = replace(visit, job=replace(visit.job, device=visit.job.device + 1))
     for path in folder.iterdir():
         path.unlink()
     snapshot = later(elsewhere)
-    assert keys(snapshot) == keys(known(job))
+    assert keys(snapshot) == keys(known(visit))
     assert "is it mounted?" in faults(snapshot)[None]
-    assert load(elsewhere).device == elsewhere.device
+    assert read(elsewhere).device == elsewhere.job.device
     (folder / "b.pem").write_bytes(B)
-    assert load(elsewhere).device == job.device
-    assert not faults(load(elsewhere).publication.sealed.open())
+    assert read(elsewhere).device == visit.job.device
+    assert not faults(read(elsewhere).snapshot)
 
 
 def test_a_file_name_that_is_no_text_is_a_fault_on_one_line(folder: Path) -> None:
@@ -314,35 +327,35 @@ ODD = {
 @pytest.mark.parametrize("name", ["tenant.toml", "revoked"])
 def test_an_odd_policy_or_list_keeps_what_the_last_good_one_said(folder: Path, name: str, content: bytes) -> None:
     """What was revoked stays revoked, and the policy stays as it was."""
-    job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
+    visit = after(first(folder))
+    (folder / "revoked").write_text(min(keys(known(visit))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
-    job = after(job)
+    visit = after(visit)
     replace_file(folder / name, content)
-    snapshot = later(job)
+    snapshot = later(visit)
     assert set(faults(snapshot)) == {name}
-    assert_as_before(snapshot, job)
+    assert_as_before(snapshot, visit)
 
 
 @pytest.mark.parametrize("content", [b"a = " + b"[" * 100_000, b"a = " + b"{a=" * 100_000])
 def test_a_policy_nested_without_end_keeps_the_last_good_one(folder: Path, content: bytes) -> None:
     """The parser's recursion ends in a fault of that file, not in the loss of the tenant."""
     (folder / "tenant.toml").write_text("x5t = true\n")
-    job = after(first(folder))
+    visit = after(first(folder))
     replace_file(folder / "tenant.toml", content)
-    snapshot = later(job)
+    snapshot = later(visit)
     assert set(faults(snapshot)) == {"tenant.toml"}
-    assert_as_before(snapshot, job)
+    assert_as_before(snapshot, visit)
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "dangling", "loop"])
 @pytest.mark.parametrize("name", ["tenant.toml", "revoked"])
 def test_what_is_no_file_in_the_place_of_a_policy_or_list_keeps_it(folder: Path, name: str, kind: str) -> None:
     """A folder too: container runtimes make one where the file to be mounted is missing."""
-    job = after(first(folder))
-    (folder / "revoked").write_text(min(keys(known(job))) + "\n")
+    visit = after(first(folder))
+    (folder / "revoked").write_text(min(keys(known(visit))) + "\n")
     (folder / "tenant.toml").write_text("x5t = true\n")
-    job = after(job)
+    visit = after(visit)
     path = folder / name
     path.unlink()
     match kind:
@@ -354,11 +367,11 @@ def test_what_is_no_file_in_the_place_of_a_policy_or_list_keeps_it(folder: Path,
             path.symlink_to("nowhere")
         case _:
             path.symlink_to(name)
-    snapshot = load(job).publication.sealed.open()
+    snapshot = read(visit).snapshot
     for _ in range(2):
-        snapshot = load(replace(job, previous=Sealed(replace_settled(snapshot)))).publication.sealed.open()
+        snapshot = read(replace(visit, previous=replace_settled(snapshot))).snapshot
     assert set(faults(snapshot)) == {name}
-    assert_as_before(snapshot, job)
+    assert_as_before(snapshot, visit)
 
 
 def replace_settled(snapshot: Snapshot) -> Snapshot:
@@ -370,11 +383,11 @@ def replace_settled(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, policy=policy, revoked=revoked)  # type: ignore[arg-type]
 
 
-def assert_as_before(snapshot: Snapshot, job: LoadJob) -> None:
-    """Check that set, policy and revoked keys are those of the job's previous snapshot."""
-    assert snapshot.key_set == known(job).key_set
-    assert snapshot.policy.value == known(job).policy.value
-    assert snapshot.revoked.value == known(job).revoked.value
+def assert_as_before(snapshot: Snapshot, visit: Visit) -> None:
+    """Check that set, policy and revoked keys are those of the visit's previous snapshot."""
+    assert snapshot.key_set == known(visit).key_set
+    assert snapshot.policy.value == known(visit).policy.value
+    assert snapshot.revoked.value == known(visit).revoked.value
 
 
 def test_a_folder_with_very_many_entries_is_read(keystores: Path) -> None:
@@ -384,7 +397,7 @@ def test_a_folder_with_very_many_entries_is_read(keystores: Path) -> None:
     for number in range(600):
         (crowd / f"{number}.pem").touch()
     (crowd / "good.pem").write_bytes(A)
-    job = after(first(crowd))
-    assert len(keys(known(job))) == 1
-    assert len(faults(known(job))) == 600
-    assert keys(later(job)) == keys(known(job))
+    visit = after(first(crowd))
+    assert len(keys(known(visit))) == 1
+    assert len(faults(known(visit))) == 600
+    assert keys(later(visit)) == keys(known(visit))

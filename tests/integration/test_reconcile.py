@@ -1,25 +1,32 @@
 import asyncio
+import time
 from collections import Counter
-from math import inf
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.certificates import certificate, pem, private_key
-from support.inprocess import CountingLoader, World, eventually, followed
+from support.certificates import sample
+from support.inprocess import CountingReaders, World, eventually, followed
 
-from jwks_server.core.build import read_key_file
-from jwks_server.core.lifecycle import Owed
+from jwks_server.core.build import build, read_key_file
 from jwks_server.core.policy import Policy
-from jwks_server.core.snapshot import Remembered
+from jwks_server.core.remembered import to_text
+from jwks_server.core.snapshot import Folder
 from jwks_server.core.tenant import TenantName
-from jwks_server.following import compare, reconcile
-from jwks_server.readers.pool import ReaderDiedError
-from jwks_server.reading.load import LoadJob
-from jwks_server.reading.place import FOLDER, Reading
-from jwks_server.reading.survey import SurveyJob
+from jwks_server.core.timing import Pause, Timing
+from jwks_server.host import clock
+from jwks_server.reading.jobs import FOLDER, LoadJob, Place, ReaderCrashedError, SurveyJob, Urgency
 
-A, B = pem(certificate(private_key("P-256", 1))), pem(certificate(private_key("P-256", 2)))
+(A, _), (B, KID_B) = sample(1), sample(2)
+OFTEN = Pause(1, 0.01, 0.01)
+
+
+def owing(name: str, content: bytes, grace: int) -> bytes:
+    """Return the record of a tenant that published this file when the server ended."""
+    file = read_key_file(name, b"", content, None)
+    snapshot = build(TenantName("a.com"), Folder((file,)), None, Policy(removal_grace=grace), clock.now())
+    return to_text(snapshot, clock.now())
 
 
 async def test_a_change_rebuilds_the_tenant_it_belongs_to_and_no_other(keystores: Path) -> None:
@@ -29,57 +36,51 @@ async def test_a_change_rebuilds_the_tenant_it_belongs_to_and_no_other(keystores
         (keystores / tenant / "k.pem").write_bytes(A)
     async with followed(keystores) as world:
         # What was written just before the start is read once more, by the first comparison.
-        await eventually(lambda: not world.reconciler.uncertain)
+        await world.settled()
         others = world.store.get("b.com"), world.store.get("c.com")
-        counts = world.loader.loads.copy()
+        counts = world.readers.loads.copy()
         before = world.kids("a.com")
         (keystores / "a.com" / "k.pem").write_bytes(B)
         await eventually(lambda: world.kids("a.com") not in (None, before))
-        await eventually(lambda: not world.reconciler.uncertain)
+        await world.settled()
         assert world.store.get("b.com") is others[0]
         assert world.store.get("c.com") is others[1]
-        assert {t for t in counts if world.loader.loads[t] != counts[t]} == {"a.com"}
+        assert {t for t in counts if world.readers.loads[t] != counts[t]} == {"a.com"}
 
 
 async def test_what_was_remembered_from_before_the_start_counts_once(keystores: Path) -> None:
     """A tenant that is gone for good and made anew starts without the keys of its former life."""
     world = World(keystores, Policy(removal_grace=1))
-    key = read_key_file("old.pem", b"", A, None).keys[0]
     tenant = TenantName("a.com")
-    listing = await world.supervisor.start()
-    remembered = Remembered(Policy(removal_grace=1), (Owed("old.pem", key, inf),))
-    world.reconciler.expect(listing.tenants, {tenant: remembered})
-    world.supervisor.run()
+    listing = await world.follower.start()
+    world.follower.expect(listing.tenants, {tenant: owing("old.pem", A, 1)})
+    world.follower.run()
     try:
-        await world.reconciler.load_expected(1)
+        await world.turns.load_expected(1)
         assert len(world.kids(tenant) or ()) == 1
         await eventually(lambda: world.kids(tenant) is None)
         (keystores / "a.com").mkdir()
+        (keystores / "a.com" / "new.pem").write_bytes(B)
         await eventually(lambda: world.kids(tenant) is not None)
-        assert world.kids(tenant) == set()
+        assert world.kids(tenant) == {KID_B}
     finally:
-        await world.supervisor.close()
-        await world.reconciler.close()
+        await world.follower.close()
 
 
-async def test_files_that_end_readers_without_end_make_a_pause(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_files_that_end_readers_without_end_make_a_pause(keystores: Path) -> None:
     """A reader that fell to its input may blame a new file at each death."""
-    monkeypatch.setattr(reconcile, "MOST_DEADLY", 5)
-    monkeypatch.setattr(reconcile, "RETRY_SECONDS", ())
     (keystores / "a.com").mkdir()
-    deadly = CountingLoader()
-    deadly.failure = lambda job: ReaderDiedError("says the test", Reading(f"{len(job.deadly)}.pem"))
-    async with followed(keystores, loader=deadly) as world:
-        await eventually(lambda: world.reconciler.unread == 1)
+    deadly = CountingReaders()
+    deadly.failure = lambda job: ReaderCrashedError("says the test", Place(f"{len(job.deadly)}.pem"))
+    async with followed(keystores, readers=deadly, timing=Timing(retries=()), most_deadly_files=5) as world:
+        await eventually(lambda: world.unread == 1)
         assert deadly.loads[TenantName("a.com")] == 6
         deadly.failure = lambda _job: None
-        world.reconciler.hint(TenantName("a.com"))
+        world.turns.hint(TenantName("a.com"))
         await eventually(lambda: world.kids("a.com") == set())
 
 
-class HangingLoader(CountingLoader):
+class HangingLoader(CountingReaders):
     """Hangs in some tenants' folders, for as long as the gate is closed, and loses a reader there."""
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class HangingLoader(CountingLoader):
         self.held = Counter[str]()
         self.hangs = Counter[str]()
 
-    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+    async def run(self, job: Any, urgency: Urgency) -> Any:  # noqa: ANN401 - what the protocol says
         """Do the job, unless it comes to a folder that hangs."""
         looked_at = getattr(job, "tenants", None) or [getattr(job, "tenant", None)]
         for tenant in looked_at:
@@ -99,15 +100,16 @@ class HangingLoader(CountingLoader):
                 self.hangs[tenant] += 1
                 await self.gate.wait()
                 self.held[tenant] -= 1
-                reading = Reading(tenant if isinstance(job, SurveyJob) else FOLDER)
-                raise ReaderDiedError("says the test", reading, hung=True)
+                reading = Place(tenant if isinstance(job, SurveyJob) else FOLDER)
+                raise ReaderCrashedError("says the test", reading, hung=True)
         return await super().run(job, urgency)
 
 
-def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave hardly a pause between comparisons."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.01, 0.01))
+AT_ONCE = Timing(first_suspicion=0.0, suspicion=0.0, first_comparison=0.01, comparison=OFTEN, links=OFTEN)
+"""Leave hardly a pause between comparisons, and try tenants that hang again in each."""
+
+LATER = replace(AT_ONCE, first_suspicion=3600.0, suspicion=3600.0)
+"""The same, but try tenants that hang only when they are hurried."""
 
 
 def move(source: Path, target: Path) -> None:
@@ -115,19 +117,8 @@ def move(source: Path, target: Path) -> None:
     source.rename(target)
 
 
-def set_patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Set when a tenant whose folder hangs from now on is tried again."""
-    for name in ("HICCUP_SECONDS", "SUSPECT_SECONDS"):
-        monkeypatch.setattr(reconcile, name, seconds)
-
-
-async def test_many_folders_that_hang_hold_one_reader_between_them(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_folders_that_hang_hold_one_reader_between_them(keystores: Path) -> None:
     """Once they are known, the others are followed, even where no event names a change; and all come back."""
-    set_patience(monkeypatch, 0.0)
-    compare_often(monkeypatch)
-    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 0.01, 0.01))
     tenants = [f"{number}.com" for number in range(4)]
     for tenant in tenants:
         elsewhere = keystores.with_name(tenant)
@@ -135,11 +126,11 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(
         (elsewhere / "k.pem").write_bytes(A)
         (keystores / tenant).symlink_to(elsewhere)
     loader = HangingLoader()
-    async with followed(keystores, loader=loader) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(keystores, readers=loader, timing=AT_ONCE) as world:
+        await world.settled()
         before = world.kids(tenants[3])
         loader.hanging |= set(tenants[:3])
-        await eventually(lambda: world.reconciler.unread == 3)
+        await eventually(lambda: world.unread == 3)
         loader.gate.clear()
         await eventually(lambda: loader.held.total() == 1)
         (keystores / tenants[3] / "k.pem").write_bytes(B)
@@ -150,23 +141,21 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(
         loader.gate.set()
         await eventually(lambda: all(loader.hangs[tenant] > 10 for tenant in tenants[:3]))
         loader.hanging.clear()
-        await eventually(lambda: world.reconciler.unread == 0)
+        await eventually(lambda: world.unread == 0)
         assert [world.kids(tenant) for tenant in tenants[:3]] == [before] * 3
 
 
 async def test_folders_that_begin_to_hang_hold_one_reader_of_those_that_compare(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
+    keystores: Path,
 ) -> None:
     """There are two who look the tree over: one at all of it, one at what lies elsewhere."""
-    compare_often(monkeypatch)
-    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 0.01, 0.01))
     for tenant in ("a.com", "b.com"):
         keystores.with_name(tenant).mkdir()
         (keystores / tenant).symlink_to(keystores.with_name(tenant))
     (keystores / "c.com").mkdir()
     loader = HangingLoader()
-    async with followed(keystores, loader=loader) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(keystores, readers=loader, timing=replace(LATER, first_suspicion=1.0, suspicion=30.0)) as world:
+        await world.settled()
         loader.gate.clear()
         loader.hanging |= {"a.com", "b.com"}
         await eventually(loader.held.total)
@@ -180,19 +169,16 @@ async def test_folders_that_begin_to_hang_hold_one_reader_of_those_that_compare(
 
 @pytest.mark.parametrize(
     "blamed",
-    [Reading(FOLDER), Reading("k.pem"), Reading("k.pem", b"stamp")],
+    [Place(FOLDER), Place("k.pem"), Place("k.pem", b"stamp")],
     ids=["the folder", "a file that hangs", "content that ends readers"],
 )
-async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch, blamed: Reading
-) -> None:
+async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(keystores: Path, blamed: Place) -> None:
     """No timer of its own, which many tenants would have at once, gives it a reader."""
-    monkeypatch.setattr(reconcile, "RETRY_SECONDS", () if blamed.stamp else (0.0,) * 5)
-    monkeypatch.setattr(reconcile, "LATER_SECONDS", 0.0)
+    timing = Timing(retries=() if blamed.stamp else (0.0,) * 5, slow_retry=0.01)
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
         (keystores / tenant / "k.pem").write_bytes(b"" if blamed.stamp and tenant == "a.com" else A)
-    loader = CountingLoader()
+    loader = CountingReaders()
     deaths = 0
 
     def die(job: LoadJob) -> Exception | None:
@@ -200,12 +186,11 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
         if job.tenant != "a.com" or (job.deadly and not job.afresh):
             return None
         deaths += 1
-        return ReaderDiedError("says the test", blamed, hung=True)
+        return ReaderCrashedError("says the test", blamed, hung=True)
 
     loader.failure = die
-    async with followed(keystores, loader=loader) as world:
+    async with followed(keystores, readers=loader, timing=timing) as world:
         await eventually(lambda: deaths)
-        monkeypatch.setattr(reconcile, "LATER_SECONDS", 3600.0)
         first = deaths
         for content in (B, A, B, A):
             before = world.kids("b.com")
@@ -214,55 +199,45 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(
         assert deaths == first == 1
 
 
-async def test_a_folder_that_answers_again_has_the_others_tried_at_once(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_folder_that_answers_again_has_the_others_tried_at_once(keystores: Path) -> None:
     """They may have hung for the same reason."""
-    compare_often(monkeypatch)
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
     loader = HangingLoader()
-    async with followed(keystores, loader=loader) as world:
-        set_patience(monkeypatch, 3600.0)
+    async with followed(keystores, readers=loader, timing=replace(LATER, suspicion=0.0)) as world:
         loader.hanging.add("a.com")
-        await eventually(lambda: world.reconciler.is_hung(TenantName("a.com")))
-        set_patience(monkeypatch, 0.0)
+        await eventually(lambda: world.quarantine.is_hung(TenantName("a.com")))
         loader.hanging.add("b.com")
-        await eventually(lambda: world.reconciler.is_hung(TenantName("b.com")))
+        await eventually(lambda: world.quarantine.is_hung(TenantName("b.com")))
         loader.hanging.clear()
-        await eventually(lambda: not world.reconciler.is_hung(TenantName("a.com")))
+        world.quarantine.suspect(TenantName("b.com"), time.monotonic())  # the second time, so that it is due
+        await eventually(lambda: not world.quarantine.is_hung(TenantName("a.com")))
 
 
-async def test_a_root_that_is_back_has_what_hung_tried_at_once(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_root_that_is_back_has_what_hung_tried_at_once(keystores: Path) -> None:
     """It may have been the root that hung."""
-    set_patience(monkeypatch, 3600.0)
     (keystores / "a.com").mkdir()
     loader = HangingLoader()
     loader.hanging.add("a.com")
-    async with followed(keystores, loader=loader) as world:
-        assert world.reconciler.unread == 1
+    async with followed(keystores, readers=loader, timing=Timing(first_suspicion=3600.0)) as world:
+        assert world.unread == 1
         loader.hanging.clear()
         away = keystores.with_name("away")
         move(keystores, away)
-        await eventually(lambda: world.supervisor.root_fault is not None)
+        await eventually(lambda: world.follower.root.fault is not None)
         move(away, keystores)
         await world.wait_for("a.com", set())
 
 
 async def test_a_folder_that_hangs_once_is_tried_again_soon_and_then_rarely(
-    keystores: Path, monkeypatch: pytest.MonkeyPatch
+    keystores: Path,
 ) -> None:
     """A hiccup of a file server costs a second, an outage now and then a reader."""
-    monkeypatch.setattr(reconcile, "HICCUP_SECONDS", 0.0)
-    monkeypatch.setattr(reconcile, "SUSPECT_SECONDS", 3600.0)
-    compare_often(monkeypatch)
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
     loader = HangingLoader()
-    async with followed(keystores, loader=loader) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(keystores, readers=loader, timing=replace(LATER, first_suspicion=0.0)) as world:
+        await world.settled()
         for hangs in (2, 4):
             loader.hanging.add("a.com")
             await eventually(lambda hangs=hangs: loader.hangs["a.com"] == hangs)  # type: ignore[misc]
@@ -270,8 +245,8 @@ async def test_a_folder_that_hangs_once_is_tried_again_soon_and_then_rarely(
             await eventually(lambda surveys=surveys: loader.surveys > surveys + 10)  # type: ignore[misc]
             assert loader.hangs["a.com"] == hangs
             loader.hanging.clear()
-            world.reconciler.hurry_suspects()
-            await eventually(lambda: world.reconciler.unread == 0)
+            world.quarantine.hurry()
+            await eventually(lambda: world.unread == 0)
 
 
 async def test_a_tenant_that_hangs_at_the_start_holds_no_reader_for_each_who_asks(keystores: Path) -> None:
@@ -280,14 +255,14 @@ async def test_a_tenant_that_hangs_at_the_start_holds_no_reader_for_each_who_ask
     (keystores / tenant).mkdir()
     loader = HangingLoader()
     loader.hanging.add(tenant)
-    async with followed(keystores, loader=loader) as world:
-        assert world.reconciler.unread == 1
+    async with followed(keystores, readers=loader) as world:
+        assert world.unread == 1
         loader.gate.clear()
-        assert await world.reconciler.first_load(tenant) is None
+        assert await world.turns.first_load(tenant) is None
         assert loader.held.total() == 0
 
 
-class HeldLoader(CountingLoader):
+class HeldLoader(CountingReaders):
     """Reads at once, and answers when the test lets it."""
 
     def __init__(self) -> None:
@@ -296,7 +271,7 @@ class HeldLoader(CountingLoader):
         self.gate.set()
         self.held = 0
 
-    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+    async def run(self, job: Any, urgency: Urgency) -> Any:  # noqa: ANN401 - what the protocol says
         """Do the job, then wait."""
         answer = await super().run(job, urgency)
         if isinstance(job, LoadJob):
@@ -311,13 +286,12 @@ async def test_what_is_recalled_while_its_tenant_is_read_is_not_lost(keystores: 
     tenant = TenantName("a.com")
     (keystores / tenant).mkdir()
     (keystores / tenant / "k.pem").write_bytes(A)
-    key = read_key_file("old.pem", b"", B, None).keys[0]
     loader = HeldLoader()
-    async with followed(keystores, Policy(removal_grace=3600), loader=loader) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(keystores, Policy(removal_grace=3600), readers=loader) as world:
+        await world.settled()
         loader.gate.clear()
-        world.reconciler.hint(tenant)
+        world.turns.hint(tenant)
         await eventually(lambda: loader.held)
-        world.reconciler.recall({tenant: Remembered(Policy(), (Owed("old.pem", key, inf),))})
+        world.turns.recall({tenant: owing("old.pem", B, 3600)})
         loader.gate.set()
         await eventually(lambda: len(world.kids(tenant) or ()) == 2)

@@ -1,23 +1,24 @@
 import asyncio
 import mmap
-import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.certificates import replace_file, sample
-from support.inprocess import CountingLoader, eventually, followed
+from support.inprocess import COMPARING_OFTEN, CountingReaders, eventually, followed
 from support.namespaces import inside, with_limit, with_mounts, without_override
 from support.server import Server, wait_until
 
 from jwks_server.core.errors import RootUnavailableError
-from jwks_server.following import compare, reconcile
-from jwks_server.following import watchkeeper as supervise
+from jwks_server.core.timing import Pause, Timing
+from jwks_server.following import compare
+from jwks_server.following.rootkeeper import identity_of
+from jwks_server.following.turns import Turns
 from jwks_server.reading import survey
-from jwks_server.reading.survey import SurveyJob
-from jwks_server.reading.tree import list_root
+from jwks_server.reading.jobs import SurveyJob, Urgency
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 TENANTS = ("a.com", "b.com", "c.com", "d.com")
@@ -30,13 +31,6 @@ def tree(keystores: Path) -> Path:
         (keystores / tenant).mkdir()
         (keystores / tenant / "k.pem").write_bytes(A)
     return keystores
-
-
-@pytest.fixture
-def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare every tenth of a second instead of every second."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.1, 0.1))
 
 
 def wait_until_ready(server: Server) -> None:
@@ -181,31 +175,29 @@ def test_mounts_that_come_and_go_empty_no_set(tree: Path) -> None:
         server.wait_for_kids("a.com", {KID_A})
 
 
-async def test_what_no_event_tells_is_found_by_comparing(tree: Path, compare_often: None) -> None:
+async def test_what_no_event_tells_is_found_by_comparing(tree: Path) -> None:
     """A store through memory, and a write through a hard link outside; each is counted and rebuilds the watch."""
-    del compare_often
     outside = tree.parent / "outside.pem"
     outside.write_bytes(A)
     (tree / "b.com" / "k.pem").unlink()
     (tree / "b.com" / "k.pem").hardlink_to(outside)
     (tree / "a.com" / "k.pem").write_bytes(A.ljust(len(B) + 8))
-    async with followed(tree) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(tree, timing=COMPARING_OFTEN) as world:
+        await world.settled()
         with (tree / "a.com" / "k.pem").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             memory[:] = B.ljust(len(memory))
             memory.flush()
             await world.wait_for("a.com", {KID_B})
-            await eventually(lambda: world.supervisor.missed == 1)  # closing the file would raise an event
-        await eventually(lambda: world.supervisor.rebuilds == 1)
-        await eventually(lambda: not world.reconciler.uncertain and not world.supervisor.comparing)
+            await eventually(lambda: world.follower.missed == 1)  # closing the file would raise an event
+        await eventually(lambda: world.follower.watchkeeper.rebuilds == 1)
+        await eventually(lambda: not world.turns.uncertain and not world.follower.watchkeeper.is_deaf)
         outside.write_bytes(B)
         await world.wait_for("b.com", {KID_B})
-        await eventually(lambda: world.supervisor.missed == 2)
+        await eventually(lambda: world.follower.missed == 2)
 
 
-async def test_what_lies_behind_links_is_polled_and_not_taken_for_missed(tree: Path, compare_often: None) -> None:
+async def test_what_lies_behind_links_is_polled_and_not_taken_for_missed(tree: Path) -> None:
     """A linked file, a linked folder, and links to themselves, which lead nowhere."""
-    del compare_often
     outside = tree.parent / "outside"
     outside.mkdir()
     (outside / "k.pem").write_bytes(A)
@@ -216,48 +208,41 @@ async def test_what_lies_behind_links_is_polled_and_not_taken_for_missed(tree: P
     (tree / "a.com" / "l.pem").symlink_to("l.pem")
     (tree / "self.com").symlink_to(tree)
     (tree / "a.com" / "up").symlink_to(tree)
-    async with followed(tree) as world:
+    async with followed(tree, timing=COMPARING_OFTEN) as world:
         assert world.kids("a.com") == {KID_A}
         assert "l.pem" not in str(world.kids("a.com"))
         for content, kid in ((B, KID_B), (A, KID_A)):
-            await eventually(lambda: not set(world.reconciler.uncertain) - {"a.com", "loop.com"})
+            await eventually(lambda: not set(world.turns.uncertain) - {"a.com", "loop.com"})
             replace_file(outside / "k.pem", content)
             await world.wait_for("file.com", {kid})
             await world.wait_for("folder.com", {kid})
-        surveys = world.loader.surveys
-        await eventually(lambda: world.loader.surveys > surveys + 5)
-        assert (world.supervisor.missed, world.supervisor.rebuilds) == (0, 0)
+        surveys = world.readers.surveys
+        await eventually(lambda: world.readers.surveys > surveys + 5)
+        assert (world.follower.missed, world.follower.watchkeeper.rebuilds) == (0, 0)
 
 
-async def test_a_linked_folder_changes_without_any_comparison_of_the_whole(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_linked_folder_changes_without_any_comparison_of_the_whole(tree: Path) -> None:
     """Linked tenants are looked at on their own, and often."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
     outside = tree.parent / "outside"
     outside.mkdir()
     (outside / "k.pem").write_bytes(A)
     (tree / "folder.com").symlink_to(outside)
-    async with followed(tree) as world:
+    async with followed(tree, timing=Timing(first_comparison=3600.0)) as world:
         replace_file(outside / "k.pem", B)
         await world.wait_for("folder.com", {KID_B})
 
 
-async def test_tenants_whose_first_load_met_no_root_are_loaded_when_it_is_back(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, compare_often: None
-) -> None:
+async def test_tenants_whose_first_load_met_no_root_are_loaded_when_it_is_back(tree: Path) -> None:
     """By the comparison, long before their own slow timers."""
-    del compare_often
-    monkeypatch.setattr(reconcile, "RETRY_SECONDS", ())
-    monkeypatch.setattr(reconcile, "LATER_SECONDS", 3600.0)
-    failing = CountingLoader()
+    timing = replace(COMPARING_OFTEN, retries=(), slow_retry=3600.0)
+    failing = CountingReaders()
     failing.failure = lambda _job: RootUnavailableError("gone, says the test")
-    async with followed(tree, loader=failing) as world:
-        assert world.reconciler.unloaded == len(TENANTS)
+    async with followed(tree, readers=failing, timing=timing) as world:
+        assert len(world.follower.unloaded) == len(TENANTS)
         failing.failure = lambda _job: None
         for tenant in TENANTS:
             await world.wait_for(tenant, {KID_A})
-        assert world.reconciler.unloaded == 0
+        assert len(world.follower.unloaded) == 0
 
 
 def swap(folder: Path, other: Path) -> None:
@@ -266,39 +251,32 @@ def swap(folder: Path, other: Path) -> None:
     other.rename(folder)
 
 
-async def test_a_root_that_is_swapped_is_found_without_event_and_comparison(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_root_that_is_swapped_is_found_without_event_and_comparison(tree: Path) -> None:
     """Its identity is looked at on its own, and often."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
     other = tree.parent / "other"
     shutil.copytree(tree, other)
     (other / "a.com" / "k.pem").write_bytes(B)
-    async with followed(tree) as world:
+    async with followed(tree, timing=Timing(first_comparison=3600.0)) as world:
         swap(tree, other)
         await world.wait_for("a.com", {KID_B})
         replace_file(tree / "b.com" / "k.pem", B)
         await world.wait_for("b.com", {KID_B})
 
 
-async def test_a_large_tree_is_compared_in_slices(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, compare_often: None
-) -> None:
+async def test_a_large_tree_is_compared_in_slices(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed file waits for one of them at most; each tenant has its turn, those that are gone too."""
-    del compare_often
-    monkeypatch.setattr(survey, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(compare, "SLICE_TENANTS", 3)
     slices: list[tuple[int, int]] = []
 
-    class Slices(CountingLoader):
-        async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+    class Slices(CountingReaders):
+        async def run(self, job: Any, urgency: Urgency) -> Any:  # noqa: ANN401 - what the protocol says
             answer = await super().run(job, urgency)
             if isinstance(job, SurveyJob):
                 slices.append((len(job.tenants), len(answer.signatures)))
             return answer
 
-    monkeypatch.setattr(reconcile.Reconciler, "event", lambda _self, _names: None)
-    async with followed(tree, loader=Slices()) as world:
+    monkeypatch.setattr(Turns, "event", lambda _self, _names: None)
+    async with followed(tree, readers=Slices(), timing=replace(COMPARING_OFTEN, slice=0.0)) as world:
         replace_file(tree / "d.com" / "k.pem", B)
         (tree / "e.com").mkdir()
         shutil.rmtree(tree / "a.com")
@@ -312,83 +290,53 @@ async def test_a_large_tree_is_compared_in_slices(
         assert {looked_at for _, looked_at in slices} == {1}
 
 
-async def test_a_root_that_does_not_answer_keeps_everything_and_is_said_to(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_root_that_does_not_answer_keeps_everything_and_is_said_to(tree: Path) -> None:
     """As on a network file system without its server; one look waits for it, and when it is back it is compared."""
-    monkeypatch.setattr(supervise, "ROOT_POLL_SECONDS", 0.01)
     answering = threading.Event()
-    looks = waits = 0
-    in_time = supervise.Supervisor._identity_in_time  # noqa: SLF001 - counted here
+    answering.set()
+    looks = 0
 
-    async def counted(self: supervise.Supervisor) -> tuple[int, int]:
-        nonlocal waits
-        waits += 1
-        return await in_time(self)
-
-    def hang(root: str) -> tuple[int, int]:
+    def look(path: str) -> tuple[int, int]:
         nonlocal looks
-        looks += 1
+        looks += not answering.is_set()
         answering.wait()
-        return list_root(root).identity
+        return identity_of(path)
 
-    async with followed(tree) as world:
+    timing = Timing(root_poll=0.01, root_patience=0.01)
+    async with followed(tree, timing=timing, look_at_root=look) as world:
         try:
-            with monkeypatch.context() as patch:
-                patch.setattr(supervise, "_identity", hang)
-                patch.setattr(supervise.Supervisor, "_identity_in_time", counted)
-                patch.setattr(supervise, "ROOT_PATIENCE_SECONDS", 0.01)
-                await eventually(lambda: "does not answer" in (world.supervisor.root_fault or ""))
-                await eventually(lambda: waits > 3)
-                assert looks == 1
-                assert world.kids("a.com") == {KID_A}
+            answering.clear()
+            await eventually(lambda: "does not answer" in (world.follower.root.fault or ""))
+            for _ in range(5):
+                world.follower.root.doubted.set()
+                await eventually(lambda: not world.follower.root.doubted.is_set())
+            assert looks == 1
+            assert world.kids("a.com") == {KID_A}
         finally:
             answering.set()
-        await eventually(lambda: world.supervisor.root_fault is None)
+        await eventually(lambda: world.follower.root.fault is None)
         replace_file(tree / "a.com" / "k.pem", B)
         await world.wait_for("a.com", {KID_B})
 
 
-HANGING_ROOT = """
-import sys, time
-from pathlib import Path
-
-if "serve" in sys.argv or "serve" in sys.orig_argv:
-    from jwks_server.daemon import serve
-    from jwks_server.following import watchkeeper as supervise
-
-    def hang(root, identity=supervise._identity):
-        while Path(__file__).with_name("hang").exists():
-            time.sleep(0.01)
-        return identity(root)
-
-    supervise._identity = hang
-    supervise.ROOT_PATIENCE_SECONDS = 0.1
-    serve.STOP_SECONDS = 2.0
-"""
-"""What the server imports when it starts: with a file `hang` beside this one, its root does not answer."""
-
-
 def test_a_server_whose_root_does_not_answer_stops_all_the_same(tree: Path, tmp_path: Path) -> None:
     """What was accepted is answered, and the thread that waits for the root is left to itself."""
-    seam = tmp_path / "seam"
-    seam.mkdir()
-    (seam / "sitecustomize.py").write_text(HANGING_ROOT)
-    path = os.pathsep.join(filter(None, (str(seam), os.environ.get("PYTHONPATH"))))
-    with Server(tree, "--admin-port", "0", environment={"PYTHONPATH": path}) as server:
+    hanging = tmp_path / "hang"
+    altered = {"hanging_root": str(hanging), "timing": {"root_patience": 0.1, "stop": 2.0}}
+    with Server(tree, "--admin-port", "0", altered=altered) as server:
         wait_until_ready(server)
-        (seam / "hang").touch()
+        hanging.touch()
         wait_until(lambda: "does not answer" in server.log)
         assert server.kids("a.com") == [KID_A]
         assert server.terminate() == 0
         assert "WARNING not waiting any longer for a file system that does not answer" in server.log
-        (seam / "hang").unlink()
+        hanging.unlink()
 
 
-class BusyLoader(CountingLoader):
+class BusyReaders(CountingReaders):
     """Lets every survey wait for its turn."""
 
-    async def run(self, job: Any, urgency: int) -> Any:  # noqa: ANN401 - what the protocol says
+    async def run(self, job: Any, urgency: Urgency) -> Any:  # noqa: ANN401 - what the protocol says
         """Wait, then do the job."""
         if isinstance(job, SurveyJob):
             await asyncio.sleep(0.01)
@@ -397,12 +345,10 @@ class BusyLoader(CountingLoader):
 
 async def test_readers_that_are_busy_do_not_make_comparisons_rarer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their pause follows what the last one was of work; a reader that hangs in a file would make it a minute."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(compare, "PAUSE", (1e6, 0.0, 3600.0))
-    monkeypatch.setattr(compare, "BREATH", 1e6)
     monkeypatch.setattr(survey, "time", Stopped())
-    busy = BusyLoader()
-    async with followed(tree, loader=busy):
+    timing = Timing(first_comparison=0.0, comparison=Pause(1e6, 0.0, 3600.0), breath=1e6)
+    busy = BusyReaders()
+    async with followed(tree, readers=busy, timing=timing):
         await eventually(lambda: busy.surveys > 3)
 
 
@@ -414,20 +360,18 @@ class Stopped:
         return 0.0
 
 
-async def test_a_watchman_that_fails_starts_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in one round of supervision does not end it."""
-    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.01)
+async def test_a_loop_that_fails_starts_over(tree: Path) -> None:
+    """A bug in one round of following does not end it."""
     calls = 0
 
-    def fail_once(root: str) -> tuple[int, int]:
+    def fail_once(path: str) -> tuple[int, int]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise ValueError("thrown by the test")
-        return list_root(root).identity
+        return identity_of(path)
 
-    monkeypatch.setattr(supervise, "_identity", fail_once)
-    async with followed(tree):
+    async with followed(tree, timing=Timing(health=0.01), look_at_root=fail_once):
         await eventually(lambda: calls > 1)
 
 

@@ -7,17 +7,19 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from cryptography import x509
 from support.certificates import certificate, pem, private_key
-from support.inprocess import World, eventually, followed
+from support.inprocess import World, eventually, followed, kids_of
 
 from jwks_server.core.lifecycle import Moment
 from jwks_server.core.policy import OutOfValidity, Policy
 from jwks_server.core.publication import Publication
+from jwks_server.core.sealed import unseal
 from jwks_server.core.tenant import TenantName
-from jwks_server.following import watchkeeper as supervise
+from jwks_server.core.timing import Timing
 from jwks_server.host import clock
 from jwks_server.serving.http import PublicHandler
 
 TENANT = TenantName("a.com")
+OFTEN = Timing(health=0.05)
 HIDE = Policy(not_yet_valid=OutOfValidity.HIDE, expired=OutOfValidity.HIDE, max_age=3600)
 
 
@@ -43,7 +45,6 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(clock, "now", made.now)
     monkeypatch.setattr(clock, "wall_offset", made.wall_offset)
-    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.05)
     return made
 
 
@@ -56,7 +57,7 @@ def valid(begins: float, ends: float) -> x509.Certificate:
 
 def missing_policy(publication: Publication) -> bool:
     """Tell whether the tenant is seen to be without its policy, or without its folder."""
-    return publication.sealed.open().policy.missing_since is not None or not publication.present
+    return unseal(publication.sealed).policy.missing_since is not None or not publication.present
 
 
 def put(keystores: Path, item: x509.Certificate) -> Path:
@@ -66,17 +67,12 @@ def put(keystores: Path, item: x509.Certificate) -> Path:
     return folder
 
 
-async def settled(world: World) -> None:
-    """Wait until no event or first comparison is outstanding, so that only time can change something."""
-    await eventually(lambda: not world.reconciler.uncertain)
-
-
 async def max_age(world: World) -> int:
     handler = PublicHandler(
         super_tenant=TENANT,
         ready=world.store.get,
-        first_load=world.reconciler.first_load,
-        expects=world.reconciler.expects,
+        first_load=world.turns.first_load,
+        expects=lambda tenant: tenant in world.follower.unloaded,
         media_type="application/json",
     )
     answer = await handler(make_mocked_request("GET", f"/t/{TENANT}/oauth2/jwks"))
@@ -89,13 +85,13 @@ async def test_a_certificate_appears_and_disappears_on_time_without_any_event(ke
     del clocks
     put(keystores, valid(3, 5))
     seen = []
-    async with followed(keystores, HIDE) as world:
+    async with followed(keystores, HIDE, timing=OFTEN) as world:
         assert world.kids(TENANT) == set()
         await eventually(lambda: world.kids(TENANT) != set(), "the key to appear")
         seen.append(datetime.now(UTC))
         await eventually(lambda: world.kids(TENANT) == set(), "the key to go")
         seen.append(datetime.now(UTC))
-        assert world.supervisor.missed == 0
+        assert world.follower.missed == 0
     item = x509.load_pem_x509_certificate((keystores / TENANT / "k.pem").read_bytes())
     assert item.not_valid_before_utc <= seen[0]
     assert item.not_valid_after_utc < seen[1]
@@ -104,12 +100,12 @@ async def test_a_certificate_appears_and_disappears_on_time_without_any_event(ke
 async def test_max_age_ends_with_the_next_change_by_itself(keystores: Path, clocks: Clock) -> None:
     """By validity on the wall clock and by a grace on the steady one; else it is the policy's."""
     folder = put(keystores, valid(-100, 1000))
-    async with followed(keystores, HIDE) as world:
+    async with followed(keystores, HIDE, timing=OFTEN) as world:
         assert 900 < await max_age(world) <= 1000
         clocks.wall_ahead = 700
         assert 200 < await max_age(world) <= 300
     clocks.wall_ahead = 0
-    async with followed(keystores, Policy(max_age=3600, removal_grace=600)) as world:
+    async with followed(keystores, Policy(max_age=3600, removal_grace=600), timing=OFTEN) as world:
         assert await max_age(world) == 3600
         (folder / "k.pem").unlink()
         await eventually(lambda: any(publication.owed for publication in world.store))
@@ -121,8 +117,8 @@ async def test_max_age_ends_with_the_next_change_by_itself(keystores: Path, cloc
 async def test_a_grace_ends_on_time_without_any_event(keystores: Path, clocks: Clock) -> None:
     """Not before, and the removed tenant goes with its last key."""
     folder = put(keystores, valid(-100, 1000))
-    async with followed(keystores, Policy(removal_grace=2)) as world:
-        await settled(world)
+    async with followed(keystores, Policy(removal_grace=2), timing=OFTEN) as world:
+        await world.settled()
         (folder / "k.pem").unlink()
         folder.rmdir()
         await eventually(lambda: any(publication.owed for publication in world.store))
@@ -140,11 +136,11 @@ async def test_a_jump_of_the_wall_clock_cuts_no_grace_short(
 ) -> None:
     """Forwards or backwards by more than a year: the jump is noticed, the deadline stays."""
     folder = put(keystores, valid(-100, 1000))
-    async with followed(keystores, Policy(removal_grace=600)) as world:
-        await settled(world)
+    async with followed(keystores, Policy(removal_grace=600), timing=OFTEN) as world:
+        await world.settled()
         (folder / "k.pem").unlink()
         await eventually(lambda: any(publication.owed for publication in world.store))
-        await settled(world)
+        await world.settled()
         before = world.store.get(TENANT)
         clocks.wall_ahead = seconds
         await eventually(lambda: "the wall clock jumped" in caplog.text)
@@ -152,18 +148,18 @@ async def test_a_jump_of_the_wall_clock_cuts_no_grace_short(
         after = world.store.get(TENANT)
         assert before is not None
         assert after is not None
-        assert after.kids == before.kids
-        assert [owed.until for owed in after.sealed.open().owed] == [owed.until for owed in before.sealed.open().owed]
+        assert kids_of(after) == kids_of(before)
+        assert [owed.until for owed in unseal(after.sealed).owed] == [owed.until for owed in unseal(before.sealed).owed]
         clocks.steady_ahead = 601
-        world.reconciler.hint(TENANT)
+        world.turns.hint(TENANT)
         await eventually(lambda: world.kids(TENANT) == set())
 
 
 async def test_validity_is_looked_at_again_when_the_wall_clock_jumps(keystores: Path, clocks: Clock) -> None:
     """Forwards into the validity and beyond, and back again, long before any timer is due."""
     put(keystores, valid(5000, 9000))
-    async with followed(keystores, HIDE) as world:
-        await settled(world)
+    async with followed(keystores, HIDE, timing=OFTEN) as world:
+        await world.settled()
         for ahead, is_published in (
             (6000, True),
             (10_000, False),
@@ -181,8 +177,8 @@ async def test_validity_is_looked_at_again_when_the_wall_clock_jumps(keystores: 
 async def test_a_jump_back_shows_again_that_a_certificate_is_not_expired(keystores: Path, clocks: Clock) -> None:
     """What is only warned of follows the clock too."""
     put(keystores, valid(-100, 1000))
-    async with followed(keystores, Policy()) as world:
-        await settled(world)
+    async with followed(keystores, Policy(), timing=OFTEN) as world:
+        await world.settled()
 
         def warned() -> bool:
             return any("expired on" in problem.text for snapshot in world.store for problem in snapshot.problems)
@@ -201,15 +197,15 @@ async def test_an_owed_tenant_that_went_file_by_file_is_not_read_again_and_again
     del clocks
     folder = put(keystores, valid(-100, 1000))
     (folder / "tenant.toml").write_text("removal_grace = 600")
-    async with followed(keystores) as world:
-        await settled(world)
+    async with followed(keystores, timing=OFTEN) as world:
+        await world.settled()
         (folder / "tenant.toml").unlink()
         (folder / "k.pem").unlink()
         await eventually(lambda: any(missing_policy(publication) for publication in world.store))
         folder.rmdir()
         await eventually(lambda: not any(publication.present for publication in world.store))
-        await settled(world)
-        loads = world.loader.loads[TENANT]
-        surveys = world.loader.surveys
-        await eventually(lambda: world.loader.surveys > surveys)
-        assert world.loader.loads[TENANT] - loads <= 3
+        await world.settled()
+        loads = world.readers.loads[TENANT]
+        surveys = world.readers.surveys
+        await eventually(lambda: world.readers.surveys > surveys)
+        assert world.readers.loads[TENANT] - loads <= 3

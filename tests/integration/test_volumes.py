@@ -1,12 +1,10 @@
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from support.certificates import sample
-from support.inprocess import eventually, followed
-
-from jwks_server.following import compare
+from support.inprocess import EVENTS_ALONE, NEVER, eventually, followed
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 
@@ -42,13 +40,11 @@ class AtomicWriter:
             shutil.rmtree(self._target / old)
 
 
-async def test_a_volume_for_a_tenant_is_followed(keystores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_volume_for_a_tenant_is_followed(keystores: Path) -> None:
     """Secret or ConfigMap: keys that change, come and go, by events alone although none names a key."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(compare, "LINKS_PAUSE", (0, 3600.0, 3600.0))
     volume = AtomicWriter(keystores / "foo.com")
     volume.write({"tls.crt": A})
-    async with followed(keystores) as world:
+    async with followed(keystores, timing=replace(EVENTS_ALONE, links=NEVER)) as world:
         assert world.kids("foo.com") == {KID_A}
         for _ in range(5):
             volume.write({"tls.crt": B})
@@ -58,7 +54,7 @@ async def test_a_volume_for_a_tenant_is_followed(keystores: Path, monkeypatch: p
             volume.write({"tls.crt": A})
             await world.wait_for("foo.com", {KID_A})
         assert "..data" not in world.problems("foo.com")
-        assert (world.supervisor.missed, world.supervisor.rebuilds) == (0, 0)
+        assert (world.follower.missed, world.follower.watchkeeper.rebuilds) == (0, 0)
 
 
 async def test_a_volume_for_the_whole_root_is_followed(keystores: Path) -> None:
@@ -75,7 +71,7 @@ async def test_a_volume_for_the_whole_root_is_followed(keystores: Path) -> None:
             volume.write({"foo.com/k.pem": A, "bar.com/k.pem": A})
             await world.wait_for("foo.com", {KID_A})
             await world.wait_for("new.com", None)
-            assert world.supervisor.root_fault is None
-        surveys = world.loader.surveys
-        await eventually(lambda: world.loader.surveys > surveys + 3)
-        assert (world.supervisor.missed, world.supervisor.rebuilds) == (0, 0)
+            assert world.follower.root.fault is None
+        surveys = world.readers.surveys
+        await eventually(lambda: world.readers.surveys > surveys + 3)
+        assert (world.follower.missed, world.follower.watchkeeper.rebuilds) == (0, 0)

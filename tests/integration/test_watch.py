@@ -6,12 +6,13 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.certificates import replace_file, sample
-from support.inprocess import eventually, followed
+from support.inprocess import COMPARING_OFTEN, EVENTS_ALONE, eventually, followed
 from watchdog.events import DirDeletedEvent, DirMovedEvent, FileCreatedEvent
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
@@ -19,8 +20,7 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 from watchdog.utils import BaseThread
 
-from jwks_server.following import compare, watch
-from jwks_server.following import watchkeeper as supervise
+from jwks_server.following import watch
 from jwks_server.following.watch import Listener, Watch
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
@@ -46,20 +46,6 @@ async def watched(root: Path) -> AsyncIterator[tuple[Watch, Heard]]:
         yield one, heard
     finally:
         await asyncio.to_thread(one.stop)
-
-
-@pytest.fixture
-def events_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let comparison never help out: what is found, an event named."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(compare, "PAUSE", (0, 3600.0, 3600.0))
-    monkeypatch.setattr(compare, "DEAF_PAUSE", (0, 3600.0, 3600.0))
-
-
-def compare_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare every tenth of a second instead of every second."""
-    monkeypatch.setattr(compare, "SHORTEST_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(compare, "PAUSE", (1, 0.1, 0.1))
 
 
 @pytest.fixture
@@ -95,10 +81,9 @@ async def test_our_own_reading_raises_no_hint(tree: Path) -> None:
 
 
 async def test_an_overflow_of_the_kernels_queue_is_said_and_loses_no_change(
-    tree: Path, events_alone: None, monkeypatch: pytest.MonkeyPatch
+    tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real one: the reader is held up until the queue is full, and a change falls off its end."""
-    del events_alone
     gate = threading.Event()
     handle_event = watch._SafeInotifyFD.handle_event  # noqa: SLF001 - the seam between watchdog's thread and ours
 
@@ -107,23 +92,23 @@ async def test_an_overflow_of_the_kernels_queue_is_said_and_loses_no_change(
         handle_event(self, event)
 
     monkeypatch.setattr(watch._SafeInotifyFD, "handle_event", held_up)  # noqa: SLF001
-    async with followed(tree) as world:
+    async with followed(tree, timing=EVENTS_ALONE) as world:
         await asyncio.to_thread(fill_the_queue, tree / "a.com")
         replace_file(tree / "b.com" / "k.pem", B)
         gate.set()
         await world.wait_for("b.com", {KID_B})
-        await eventually(lambda: world.supervisor.rebuilds > 0)
+        await eventually(lambda: world.follower.watchkeeper.rebuilds > 0)
         monkeypatch.undo()
         replace_file(tree / "b.com" / "k.pem", A)
         await world.wait_for("b.com", {KID_A})
 
 
 def fill_the_queue(folder: Path) -> None:
-    """Raise more events than the kernel keeps; equal ones in a row would be merged."""
+    """Raise more events than the kernel keeps and the reader takes at once; equal ones in a row would be merged."""
     paths = folder / "x", folder / "y"
     for path in paths:
         path.touch()
-    for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) // 2 + 1000):
+    for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()) // 2 + 5000):
         for path in paths:
             os.utime(path)
 
@@ -147,12 +132,11 @@ async def test_two_watches_of_one_path_do_not_end_the_reader(tree: Path) -> None
         assert one.ailment() is None
 
 
-async def test_after_two_watches_of_one_path_the_tree_is_followed(tree: Path, events_alone: None) -> None:
+async def test_after_two_watches_of_one_path_the_tree_is_followed(tree: Path) -> None:
     """By a new watch, and a comparison that it asks for."""
-    del events_alone
     out = tree.parent / "out"
     out.mkdir()
-    async with followed(tree) as world:
+    async with followed(tree, timing=EVENTS_ALONE) as world:
         (tree / "a.com").rename(out / "a.com")
         await world.wait_for("a.com", None)
         (tree / "a.com").mkdir()
@@ -160,18 +144,17 @@ async def test_after_two_watches_of_one_path_the_tree_is_followed(tree: Path, ev
         await world.wait_for("a.com", {KID_B})
         shutil.rmtree(tree / "a.com")
         shutil.rmtree(out / "a.com")
-        await eventually(lambda: world.supervisor.rebuilds > 0)
+        await eventually(lambda: world.follower.watchkeeper.rebuilds > 0)
         (tree / "a.com").mkdir()
         (tree / "a.com" / "k.pem").write_bytes(B)
         await world.wait_for("a.com", {KID_B})
 
 
-async def test_two_folders_that_change_places_are_both_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_folders_that_change_places_are_both_read(tree: Path) -> None:
     """renameat2(RENAME_EXCHANGE): watchdog then confuses them, so later changes are found by comparing too."""
-    compare_often(monkeypatch)
     (tree / "b.com" / "k.pem").write_bytes(B)
-    async with followed(tree) as world:
-        await eventually(lambda: not world.reconciler.uncertain)
+    async with followed(tree, timing=COMPARING_OFTEN) as world:
+        await world.settled()
         exchange(tree / "a.com", tree / "b.com")
         await world.wait_for("a.com", {KID_B})
         await world.wait_for("b.com", {KID_A})
@@ -276,11 +259,10 @@ def mode_changed(tree: Path, outside: Path) -> None:
     [moved_inside, moved_in, moved_out_and_another_in, hard_linked, truncated_and_extended, made_and_filled_at_once,
      copied, filled_folder_moved_in, link_replaced, mode_changed],
 )  # fmt: skip
-async def test_an_event_names_every_change(tree: Path, events_alone: None, change: Change) -> None:
+async def test_an_event_names_every_change(tree: Path, change: Change) -> None:
     """Without any comparison, five times over."""
-    del events_alone
     outside = tree.parent / "outside"
-    async with followed(tree) as world:
+    async with followed(tree, timing=EVENTS_ALONE) as world:
         for _ in range(5):
             outside.mkdir()
             await asyncio.to_thread(change, tree, outside)
@@ -292,9 +274,8 @@ async def test_an_event_names_every_change(tree: Path, events_alone: None, chang
             await world.wait_for("a.com", {KID_A})
 
 
-async def test_a_checkout_of_another_branch_is_followed(tree: Path, events_alone: None) -> None:
+async def test_a_checkout_of_another_branch_is_followed(tree: Path) -> None:
     """It unlinks, makes and renames in many tenants at once; no event is missed and no key flickers."""
-    del events_alone
     tenants = [f"t{number}.com" for number in range(50)]
 
     def git(*arguments: str) -> None:
@@ -312,7 +293,7 @@ async def test_a_checkout_of_another_branch_is_followed(tree: Path, events_alone
     commit(A)
     git("checkout", "-b", "two")
     commit(B)
-    async with followed(tree) as world:
+    async with followed(tree, timing=EVENTS_ALONE) as world:
         for branch, kid in (("one", KID_A), ("two", KID_B), ("one", KID_A)):
             await asyncio.to_thread(git, "checkout", branch)
             for tenant in tenants:
@@ -461,16 +442,14 @@ def watchdogs_threads() -> int:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("thread", [READER, EMITTER, DISPATCHER])
 async def test_a_dead_thread_of_watchdogs_is_replaced(
-    tree: Path, events_alone: None, monkeypatch: pytest.MonkeyPatch, thread: tuple[type, str]
+    tree: Path, monkeypatch: pytest.MonkeyPatch, thread: tuple[type, str]
 ) -> None:
     """What changed meanwhile is found, and what changes later has its event."""
-    del events_alone
-    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.05)
-    async with followed(tree) as world:
+    async with followed(tree, timing=replace(EVENTS_ALONE, health=0.05)) as world:
         end_one_thread(monkeypatch, *thread)
         poke(tree / "b.com")
-        await eventually(lambda: world.supervisor.rebuilds > 0)
-        await eventually(lambda: world.supervisor.watch_fault is None)
+        await eventually(lambda: world.follower.watchkeeper.rebuilds > 0)
+        await eventually(lambda: world.follower.watchkeeper.fault is None)
         replace_file(tree / "a.com" / "k.pem", B)
         await world.wait_for("a.com", {KID_B})
         replace_file(tree / "b.com" / "k.pem", B)

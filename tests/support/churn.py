@@ -28,7 +28,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Self
 
-from jwks_server.reading.load import LoadJob, load
+from jwks_server.reading.jobs import LoadJob
+from jwks_server.reading.load import load
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import list_root
 from support.certificates import certificate, pem, private_key, replace_file
@@ -456,7 +457,7 @@ def differing(root: Path, server: Server, turn: int) -> list[str]:
     expected: dict[str, bytes | None] = {}
     for name in list_root(str(root)).tenants:
         if name != PROBE:
-            key_set = load(LoadJob(source, name)).publication.key_set
+            key_set = load(source, LoadJob(name)).publication.key_set
             expected[name] = None if key_set is None else key_set.body
     pending = {*expected, *(kind(n + m) for kind in (moving, volume) for n in range(100) for m in (0, 1000))}
     deadline = time.monotonic() + QUIET_LIMIT_SECONDS

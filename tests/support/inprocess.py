@@ -1,74 +1,134 @@
-"""The reconciler and its supervisor without processes or sockets, for tests that look inside."""
+"""The following of a tree without processes or sockets, for tests that look inside."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from jwks_server.core.policy import Policy
+from jwks_server.core.publication import Publication
 from jwks_server.core.snapshot import Level
 from jwks_server.core.tenant import TenantName
-from jwks_server.following.reconcile import Loader, Reconciler
+from jwks_server.core.timing import Pause, Timing
+from jwks_server.following.follow import Follower
 from jwks_server.following.store import Store
-from jwks_server.following.watchkeeper import Supervisor
-from jwks_server.reading.load import Loaded, LoadJob, load
+from jwks_server.reading.jobs import Listing, ListingJob, Loaded, LoadJob, Readers, Survey, SurveyJob, Urgency
+from jwks_server.reading.load import load
 from jwks_server.reading.source import Source
-from jwks_server.reading.survey import ListingJob, Survey, SurveyJob, survey
-from jwks_server.reading.tree import Listing, list_root
+from jwks_server.reading.survey import survey
+from jwks_server.reading.tree import list_root
 
 PATIENCE_SECONDS = 30.0
+EVERY_TENTH = Pause(1, 0.1, 0.1)
+NEVER = Pause(0, 3600.0, 3600.0)
+
+COMPARING_OFTEN = Timing(first_comparison=0.1, comparison=EVERY_TENTH)
+"""Compare every tenth of a second instead of every second."""
+
+EVENTS_ALONE = Timing(first_comparison=3600.0, comparison=NEVER, deaf_comparison=NEVER)
+"""Never compare: what is published follows from events."""
 
 
-class CountingLoader:
-    """Reads in a thread, and counts the reads of each tenant."""
+class CountingReaders:
+    """Reads in a thread, and counts the reads of each tenant; `source` is set by the World that it reads for."""
 
     def __init__(self) -> None:
+        self.source = Source("")
         self.loads: Counter[TenantName] = Counter()
         self.surveys = 0
         self.failure: Callable[[LoadJob], Exception | None] = lambda _job: None
 
     @overload
-    async def run(self, job: LoadJob, urgency: int) -> Loaded: ...
+    async def run(self, job: LoadJob, urgency: Urgency) -> Loaded: ...
     @overload
-    async def run(self, job: SurveyJob, urgency: int) -> Survey: ...
+    async def run(self, job: SurveyJob, urgency: Urgency) -> Survey: ...
     @overload
-    async def run(self, job: ListingJob, urgency: int) -> Listing: ...
-    async def run(self, job: LoadJob | SurveyJob | ListingJob, urgency: int) -> Loaded | Survey | Listing:
+    async def run(self, job: ListingJob, urgency: Urgency) -> Listing: ...
+    async def run(self, job: LoadJob | SurveyJob | ListingJob, urgency: Urgency) -> Loaded | Survey | Listing:
         """Do the job at once, or fail as the test wants."""
         del urgency
         if isinstance(job, ListingJob):
-            return await asyncio.to_thread(list_root, job.source.root)
+            return await asyncio.to_thread(list_root, self.source.root)
         if isinstance(job, SurveyJob):
             self.surveys += 1
-            return await asyncio.to_thread(survey, job)
+            return await asyncio.to_thread(survey, self.source, job)
         self.loads[job.tenant] += 1
         failure = self.failure(job)
         if failure is not None:
             raise failure
-        return await asyncio.to_thread(load, job)
+        return await asyncio.to_thread(load, self.source, job)
 
-    def hurry(self, job: LoadJob) -> bool:
+    def promote(self, job: LoadJob) -> bool:
         """Nothing waits here."""
         del job
         return False
 
 
-class World:
-    """A tree, and everything that follows it but the listener."""
+class Recorder:
+    """Puts down nothing; `doubts` counts the jumps of the wall clock."""
 
-    def __init__(self, root: Path, policy: Policy, loader: Loader | None = None) -> None:
-        source = Source(str(root), defaults=policy)
+    def __init__(self) -> None:
+        self.doubts = 0
+
+    async def secure(self, publication: Publication) -> None:
+        """Hold nothing up."""
+
+    def note(self, publication: Publication) -> None:
+        """Forget it."""
+
+    def doubt(self) -> None:
+        """Count."""
+        self.doubts += 1
+
+
+def kids_of(publication: Publication) -> set[str]:
+    """Return the key ids that a tenant publishes; none where it publishes nothing."""
+    body = publication.key_set.body if publication.key_set else b'{"keys":[]}'
+    return {key["kid"] for key in json.loads(body)["keys"]}
+
+
+class World:
+    """A tree, and everything that follows it but the listener. `options` are the Follower's."""
+
+    def __init__(
+        self,
+        root: Path,
+        policy: Policy | None = None,
+        readers: Readers | None = None,
+        timing: Timing | None = None,
+        **options: Any,  # noqa: ANN401 - the Follower's
+    ) -> None:
         self.store = Store()
-        self.loader = CountingLoader()
-        self.reconciler = Reconciler(source, self.store, loader or self.loader)
-        self.supervisor = Supervisor(source, self.reconciler, loader or self.loader)
+        self.readers = CountingReaders()
+        used = readers or self.readers
+        if isinstance(used, CountingReaders):
+            used.source = Source(str(root), defaults=policy or Policy())
+            self.readers = used
+        self.follower = Follower(
+            str(root),
+            store=self.store,
+            readers=used,
+            recorder=Recorder(),
+            list_root=partial(list_root, str(root)),
+            timing=timing or Timing(),
+            **options,
+        )
+        self.turns = self.follower.turns
+        self.quarantine = self.follower.quarantine
+
+    @property
+    def unread(self) -> int:
+        """How many tenants' last reading failed as a whole."""
+        return len(self.follower.reconciler.unread)
 
     def kids(self, tenant: str) -> set[str] | None:
         """Return what the tenant publishes, or None where it is unknown."""
         publication = self.store.get(tenant)
-        return None if publication is None else set(publication.kids)
+        return None if publication is None else kids_of(publication)
 
     def problems(self, tenant: str) -> str:
         """Return what is said about the tenant, in one text."""
@@ -79,6 +139,10 @@ class World:
         """Wait until the tenant publishes exactly these, or is unknown."""
         await eventually(lambda: self.kids(tenant) == kids, f"{tenant}: {kids}, not {self.kids(tenant)}")
 
+    async def settled(self) -> None:
+        """Wait until no event or first comparison is outstanding, so that only what follows changes something."""
+        await eventually(lambda: not self.turns.uncertain)
+
     def faults(self, tenant: str) -> dict[str | None, str]:
         """Return what is wrong with the tenant, by file; None stands for its folder."""
         publication = self.store.get(tenant)
@@ -87,18 +151,23 @@ class World:
 
 
 @asynccontextmanager
-async def followed(root: Path, policy: Policy | None = None, loader: Loader | None = None) -> AsyncIterator[World]:
+async def followed(
+    root: Path,
+    policy: Policy | None = None,
+    readers: Readers | None = None,
+    timing: Timing | None = None,
+    **options: Any,  # noqa: ANN401 - the Follower's
+) -> AsyncIterator[World]:
     """Follow a tree; all its tenants are loaded at the start."""
-    world = World(root, policy or Policy(), loader)
-    listing = await world.supervisor.start()
-    world.reconciler.expect(listing.tenants, {})
-    world.supervisor.run()
+    world = World(root, policy, readers, timing, **options)
+    listing = await world.follower.start()
+    world.follower.expect(listing.tenants, {})
+    world.follower.run()
     try:
-        await world.reconciler.load_expected(2)
+        await world.turns.load_expected(2)
         yield world
     finally:
-        await world.supervisor.close()
-        await world.reconciler.close()
+        await world.follower.close()
 
 
 async def eventually(condition: Callable[[], object], what: str = "condition") -> None:

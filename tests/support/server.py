@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from support import altered_server
+
+TESTS = Path(__file__).parents[1]
+
 PATIENCE_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -41,10 +45,17 @@ class Answer:
         return json.loads(self.body)
 
 
+def with_tests() -> dict[str, str]:
+    """Return the environment in which a process finds the tests' own modules."""
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class Server:
     """`jwks-server serve` on a port of the system's choice; leaves nothing behind, and fails a test by a traceback.
 
-    `launcher` is a command that ends by becoming the one it is given, `interpreter` are arguments of Python's own.
+    `launcher` is a command that ends by becoming the one it is given, `interpreter` are arguments of Python's own,
+    `altered` says what `altered_server` replaces.
     """
 
     def __init__(
@@ -55,14 +66,16 @@ class Server:
         environment: dict[str, str] | None = None,
         launcher: Sequence[str] = (),
         interpreter: Sequence[str] = (),
+        altered: Mapping[str, object] | None = None,
     ) -> None:
         self.keystores = keystores
         self.log_path = keystores.parent / f"{keystores.name}.log"
         self._log = self.log_path.open("wb")
-        command = [*launcher, sys.executable, *interpreter, "-m", "jwks_server", "serve", "--keystores", str(keystores)]
+        module = ["jwks_server"] if altered is None else [altered_server.MODULE, json.dumps(altered)]
+        command = [*launcher, sys.executable, *interpreter, "-m", *module, "serve", "--keystores", str(keystores)]
         command += ["--host", "127.0.0.1", "--port", "0", *([] if tls else ["--http"]), *arguments]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=self._log, env={**os.environ, **(environment or {})}
+            command, stdout=subprocess.DEVNULL, stderr=self._log, env={**with_tests(), **(environment or {})}
         )
 
     def __enter__(self) -> Self:

@@ -25,12 +25,17 @@ from support.server import Answer, Server, wait_until
 
 from jwks_server.core.build import build, read_key_file
 from jwks_server.core.kid import hexified
+from jwks_server.core.lifecycle import KeyFile, Owed
 from jwks_server.core.policy import Policy
 from jwks_server.core.publication import Publication, publication_of
-from jwks_server.core.snapshot import Folder, Remembered
+from jwks_server.core.remembered import from_text, record_of
+from jwks_server.core.sealed import seal
+from jwks_server.core.snapshot import Folder
 from jwks_server.core.tenant import TenantName
+from jwks_server.core.timing import Timing
 from jwks_server.host import clock
-from jwks_server.state import directory as daemon_memory
+from jwks_server.state import directory, files
+from jwks_server.state.directory import StateDirectory
 
 TENANT = "foo.com"
 GRACE = ("--removal-grace", "1h")
@@ -421,29 +426,38 @@ def test_a_lowered_grace_takes_effect_and_its_state_is_deleted(keystores: Path, 
         wait_until(lambda: not state_file(state).exists())
 
 
+def published(tenant: str, file: KeyFile, grace: int) -> Publication:
+    """Return the first publication of a tenant with one key file."""
+    now = clock.now()
+    snapshot = build(TenantName(tenant), Folder((file,)), None, Policy(removal_grace=grace), now)
+    return publication_of(snapshot, None, seal(snapshot), record_of(snapshot, None, None, now))
+
+
+def owed_in(state: StateDirectory) -> tuple[Owed, ...]:
+    """Return the keys of the tenant that were remembered and could be read only late."""
+    return from_text(state.late()[TenantName(TENANT)], clock.now()).keys
+
+
 async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is noted meanwhile is not compared with what the disk held before."""
     begun, gate = threading.Event(), threading.Event()
-    write_whole = daemon_memory._replace
+    write_whole = files.replace_file
 
-    def write_slowly(path: Path, text: str) -> None:
+    def write_slowly(path: Path, text: bytes) -> None:
         begun.set()
         gate.wait()
         write_whole(path, text)
 
     file = read_key_file("a.pem", b"", pem(A), None)
-    minute, hour = (
-        publication_of(build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=seconds), clock.now()))
-        for seconds in (60, 3600)
-    )
-    remembering = daemon_memory.Memory(state)
+    minute, hour = (published(TENANT, file, seconds) for seconds in (60, 3600))
+    remembering = StateDirectory(state, Timing())
     remembering.recall()
     remembering.note(minute)
     await remembering.flush()
     before = memory(state)["policy"]
-    monkeypatch.setattr(daemon_memory, "_replace", write_slowly)
+    monkeypatch.setattr(directory, "replace_file", write_slowly)
     remembering.note(hour)
     flushing = asyncio.ensure_future(remembering.flush())
     await eventually(begun.is_set)
@@ -457,24 +471,19 @@ async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
 async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: Path) -> None:
     """A crash in between would lose it for good."""
     files = [read_key_file("k.pem", b"", pem(item), None) for item in (A, B)]
-    old, new = (
-        publication_of(build(TenantName(TENANT), Folder((file,)), None, Policy(removal_grace=60), clock.now()))
-        for file in files
-    )
-    first = daemon_memory.Memory(state)
+    old, new = (published(TENANT, file, 60) for file in files)
+    first = StateDirectory(state, Timing())
     first.recall()
     first.note(old)
     await first.flush()
     before = state_file(state).read_bytes()
     away = put_away(state)
-    late: dict[TenantName, Remembered] = {}
-    second = daemon_memory.Memory(state)
-    second.on_recall = late.update
+    second = StateDirectory(state, Timing())
     assert not second.recall()
     second.note(new)
     put_back(away, state)
     assert await second.flush()
-    assert [owed.key for owed in late[TenantName(TENANT)].keys] == list(files[0].keys)
+    assert [owed.key for owed in owed_in(second)] == list(files[0].keys)
     assert state_file(state).read_bytes() == before
     second.note(new)
     assert await second.flush()
@@ -488,10 +497,9 @@ async def test_a_memory_that_cannot_be_read_is_left_alone_until_it_can_be(
     files = {item: read_key_file("k.pem", b"", pem(item), None) for item in (A, B)}
 
     def publication(tenant: str, item: x509.Certificate) -> Publication:
-        folder = Folder((files[item],))
-        return publication_of(build(TenantName(tenant), folder, None, Policy(removal_grace=60), clock.now()))
+        return published(tenant, files[item], 60)
 
-    first = daemon_memory.Memory(state)
+    first = StateDirectory(state, Timing())
     first.recall()
     first.note(publication(TENANT, A))
     first.note(publication("bar.com", A))
@@ -499,9 +507,7 @@ async def test_a_memory_that_cannot_be_read_is_left_alone_until_it_can_be(
     unreadable, beside = state_file(state), state / "owed" / "bar.com"
     before = unreadable.read_bytes()
     assert beside.read_bytes() == before
-    second = daemon_memory.Memory(state)
-    late: dict[TenantName, Remembered] = {}
-    second.on_recall = late.update
+    second = StateDirectory(state, Timing())
     opened = Path.open
 
     def fail_for_one(path: Path, mode: str) -> IO[Any]:
@@ -517,11 +523,11 @@ async def test_a_memory_that_cannot_be_read_is_left_alone_until_it_can_be(
         second.note(publication(TENANT, B))
         second.note(publication("bar.com", B))
         assert not await second.flush()
-        assert not late
+        assert not second.late()
     assert unreadable.read_bytes() == before != beside.read_bytes()
     assert await second.flush()
     assert second.fault is None
-    assert [owed.key for owed in late[TenantName(TENANT)].keys] == list(files[A].keys)
+    assert [owed.key for owed in owed_in(second)] == list(files[A].keys)
     assert unreadable.read_bytes() == before
     second.note(publication(TENANT, B))
     assert await second.flush()
