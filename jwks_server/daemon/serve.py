@@ -34,8 +34,9 @@ from jwks_server.readers.process import CHILD_MODULE
 from jwks_server.reading.jobs import RootIdentity
 from jwks_server.reading.tree import list_root
 from jwks_server.serving import tls
-from jwks_server.serving.http import PublicHandler, PublicServer
+from jwks_server.serving.http import PublicHandler
 from jwks_server.serving.listen import bind, listen
+from jwks_server.serving.protocol import PublicServer
 from jwks_server.state.directory import StateDirectory
 
 ADMIN_HOST = "127.0.0.1"
