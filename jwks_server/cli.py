@@ -16,7 +16,7 @@ from jwks_server.commands.revoke import revoke_key
 from jwks_server.commands.show import show_tenant
 from jwks_server.core.errors import JwksServerError, PolicyError, SettingsError, TenantNameError
 from jwks_server.core.kid import Scheme
-from jwks_server.core.policy import Policy
+from jwks_server.core.policy import OPT_INS, Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
 from jwks_server.host.logs import LEVELS, complain
@@ -57,7 +57,7 @@ def _setting(flag: str, **options: Any) -> Callable[[Command], Command]:  # noqa
     """Return a click option that is also a variable of the environment and a key of the configuration file."""
     name = flag.partition("/")[0].lstrip("-").replace("-", "_")
     return click.option(
-        flag, name, envvar=ENVIRONMENT_PREFIX + name.upper(), show_envvar=True, show_default=True, **options
+        flag, name, envvar=ENVIRONMENT_PREFIX + name.upper(), show_envvar=True, **{"show_default": True, **options}
     )
 
 
@@ -72,23 +72,47 @@ _CONFIG = click.option(
     callback=lambda ctx, _param, path: _read_config(ctx, path),
     help="A TOML file with settings; its keys are the flags' names with '_' for '-'.",
 )
-_POLICY = (
-    _setting("--kid", metavar="SCHEME", default=Scheme.WSO2.value, help=f"Key id scheme: {', '.join(Scheme)}."),
-    _setting("--rsa-algorithms", type=_ListType(), default="RS256", help="Each RSA key is published once for each."),
-    _setting("--eddsa", metavar="NAME", default="EdDSA", help="'alg' of Ed25519 keys: EdDSA, or Ed25519 (RFC 9864)."),
-    _setting("--x5c/--no-x5c", default=True, help="Publish the certificate chain."),
-    _setting("--x5t/--no-x5t", default=False, help="Publish the certificate's SHA-1 thumbprint too."),
-    _setting(
-        "--hexify-thumbprints/--no-hexify-thumbprints", default=False, help="Thumbprints as WSO2's switch has it."
-    ),
-    _setting("--max-age", type=int, default=300, help="Seconds that clients may keep a key set."),
-    _setting("--not-yet-valid", metavar="WHAT", default="publish", help="Such certificates: publish or hide."),
-    _setting("--expired", metavar="WHAT", default="publish", help="Such certificates: publish or hide."),
-    _setting("--allow", type=_ListType(), default="", help="Key types not all clients take: ES256K, Ed448, ML-DSA."),
-    _setting("--aliases", type=_ListType(), default=None, help="Publish only these entries of keystores."),
-    _setting("--previous-kids/--no-previous-kids", default=False, help="Publish WSO2's older SHA-1 ids too."),
-    _setting("--removal-grace", metavar="TIME", default="0s", help="How long a removed key stays, such as 24h."),
-)
+_POLICY_FLAGS: Mapping[str, Mapping[str, str]] = {
+    "kid": {"metavar": "SCHEME", "help": f"Key id scheme: {', '.join(Scheme)}."},
+    "rsa_algorithms": {"help": "Each RSA key is published once for each."},
+    "eddsa": {"metavar": "NAME", "help": "'alg' of Ed25519 keys: EdDSA, or Ed25519 (RFC 9864)."},
+    "x5c": {"help": "Publish the certificate chain."},
+    "x5t": {"help": "Publish the certificate's SHA-1 thumbprint too."},
+    "hexify_thumbprints": {"help": "Thumbprints as WSO2's switch has it."},
+    "max_age": {"help": "Seconds that clients may keep a key set."},
+    "not_yet_valid": {"metavar": "WHAT", "help": "Such certificates: publish or hide."},
+    "expired": {"metavar": "WHAT", "help": "Such certificates: publish or hide."},
+    "allow": {"help": f"Key types not all clients take: {', '.join(OPT_INS)}."},
+    "aliases": {"help": "Publish only these entries of keystores."},
+    "previous_kids": {"help": "Publish WSO2's older SHA-1 ids too."},
+    "removal_grace": {"metavar": "TIME", "help": "How long a removed key stays, such as 24h."},
+}
+"""What the help says of each key of a policy: flag, type and default follow from the key and its default.
+
+A default whose metavar is TIME is shown with its unit.
+"""
+
+
+def _policy_flag(key: str) -> Callable[[Command], Command]:
+    """Return the flag of a policy's key; its default is the one that Policy has."""
+    flag, options = f"--{key.replace('_', '-')}", _POLICY_FLAGS[key]
+    match getattr(Policy(), key):
+        case bool(default):
+            return _setting(f"{flag}/--no-{flag.removeprefix('--')}", default=default, **options)
+        case None:
+            return _setting(flag, type=_ListType(), default=None, show_default="all", **options)
+        case tuple(default):
+            none = {} if default else {"show_default": "none"}
+            return _setting(flag, type=_ListType(), default=",".join(default), **none, **options)
+        case int(default) if options.get("metavar") == "TIME":
+            return _setting(flag, default=f"{default}s", **options)
+        case int(default):
+            return _setting(flag, type=int, default=default, **options)
+        case default:
+            return _setting(flag, default=str(default), **options)
+
+
+_POLICY = tuple(_policy_flag(key) for key in Policy.__dataclass_fields__)
 _STATE_DIR_HELP = "Where keys under a removal grace are remembered.  [default: $STATE_DIRECTORY]"
 _PASSWORDS = (
     _setting(
