@@ -80,6 +80,7 @@ _POLICY_FLAGS: Mapping[str, Mapping[str, str]] = {
     "x5t": {"help": "Publish the certificate's SHA-1 thumbprint too."},
     "hexify_thumbprints": {"help": "Thumbprints as WSO2's switch has it."},
     "max_age": {"help": "Seconds that clients may keep a key set."},
+    "stale_if_error": {"help": "Seconds for which caches may answer in the server's place while it fails; 0: none."},
     "not_yet_valid": {"metavar": "WHAT", "help": "Such certificates: publish or hide."},
     "expired": {"metavar": "WHAT", "help": "Such certificates: publish or hide."},
     "allow": {"help": f"Key types not all clients take: {', '.join(OPT_INS)}."},

@@ -85,7 +85,7 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
-    key_set = None if faulty and not selection.eligible else compile_set(members, policy.value.max_age)
+    key_set = None if faulty and not selection.eligible else compile_set(members, policy.value)
     if key_set is not None:
         problems += _size_problems(key_set)
     return Snapshot(

@@ -130,7 +130,8 @@ def _matches(if_none_match: tuple[str, ...], etag: str) -> bool:
 
 
 def _cache_control(publication: Publication, key_set: KeySet, now: Moment) -> str:
-    """Return how long the set may be kept: no longer than until it changes by itself."""
+    """Return how long the set may be kept: no longer than until it changes by itself, but where the server fails."""
     left = publication.next_change.seconds_from(now)
     max_age = key_set.max_age if left is None else min(key_set.max_age, int(left))
-    return f"public, max-age={max_age}"
+    text = f"public, max-age={max_age}"
+    return f"{text}, stale-if-error={key_set.stale_if_error}" if key_set.stale_if_error else text

@@ -31,21 +31,25 @@ class PublishedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """A finished key set. `etag` is a digest of the body, quotes included; `max_age` is in seconds."""
+    """A finished key set. `etag` is a digest of the body, quotes included.
+
+    For `max_age` seconds a cache may answer with it unasked, for `stale_if_error` more where the server fails.
+    """
 
     body: bytes
     etag: str
     max_age: int
+    stale_if_error: int
 
 
-def compile_set(members: Iterable[tuple[PublishedKey, str]], max_age: int) -> KeySet:
+def compile_set(members: Iterable[tuple[PublishedKey, str]], policy: Policy) -> KeySet:
     """Return the key set (RFC 7517, section 5) of keys and their JSON, in an order that depends on nothing but them.
 
     RSA comes first: there are clients that ignore the id and fail on a key of another type before the right one.
     """
     ordered = sorted(members, key=lambda member: _rank(member[0]))
     body = ('{"keys":[' + ",".join(text for _, text in ordered) + "]}").encode("ascii")
-    return KeySet(body, etag_of(body), max_age)
+    return KeySet(body, etag_of(body), policy.max_age, policy.stale_if_error)
 
 
 def etag_of(body: bytes) -> str:

@@ -36,6 +36,7 @@ class Policy:
     x5t: bool = False
     hexify_thumbprints: bool = False
     max_age: int = 300
+    stale_if_error: int = 3600
     not_yet_valid: OutOfValidity = OutOfValidity.PUBLISH
     expired: OutOfValidity = OutOfValidity.PUBLISH
     allow: tuple[str, ...] = ()
@@ -150,6 +151,7 @@ RULES: Mapping[str, Callable[[str, object], Any]] = {
     "x5t": _switch,
     "hexify_thumbprints": _switch,
     "max_age": _seconds,
+    "stale_if_error": _seconds,
     "not_yet_valid": lambda key, value: OutOfValidity(_choice(*OutOfValidity)(key, value)),
     "expired": lambda key, value: OutOfValidity(_choice(*OutOfValidity)(key, value)),
     "allow": _choices(*OPT_INS, least=0),

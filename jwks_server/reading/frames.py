@@ -25,6 +25,7 @@ class GarbledError(Exception):
     """What a reader process sent is no answer to its job."""
 
 
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_AGE_LIMIT)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Digest = Annotated[bytes, msgspec.Meta(max_length=64)]
 _Root = tuple[_Count, _Count]
@@ -43,7 +44,8 @@ class LoadedHeader(Header):
     links: bool
     publication: Publication
     body_bytes: _Count | None
-    max_age: Annotated[int, msgspec.Meta(ge=0, le=MAX_AGE_LIMIT)]
+    max_age: _Seconds
+    stale_if_error: _Seconds
     sealed_bytes: _Count
     record_bytes: _Count | None
     record_digest: _Digest

@@ -163,6 +163,7 @@ def _encode_loaded(loaded: Loaded) -> bytes:
         publication=replace(publication, key_set=None, sealed=b"", record=None),
         body_bytes=None if key_set is None else len(key_set.body),
         max_age=0 if key_set is None else key_set.max_age,
+        stale_if_error=0 if key_set is None else key_set.stale_if_error,
         sealed_bytes=len(publication.sealed),
         record_bytes=None if record is None else len(record.text),
         record_digest=b"" if record is None else record.digest,
@@ -180,7 +181,7 @@ def _decode_loaded(header: LoadedHeader, blobs: Blobs, tenant: TenantName) -> Lo
             keys = count_public_keys(body)
         except KeySetError as error:
             raise GarbledError(str(error)) from error
-        key_set = KeySet(body, etag_of(body), header.max_age)
+        key_set = KeySet(body, etag_of(body), header.max_age, header.stale_if_error)
     sealed = blobs.take(header.sealed_bytes)
     record = None
     if header.record_bytes is not None:

@@ -101,7 +101,7 @@ def test_what_a_server_cannot_start_with_is_one_clear_line(tree: Path, tmp_path:
 def test_flags_win_over_the_environment_and_the_environment_over_the_file(tree: Path, tmp_path: Path) -> None:
     """The same setting in all three places."""
     file = tmp_path / "config.toml"
-    file.write_text('max_age = 1\nlog_format = "json"\nport_offset = 0\n')
+    file.write_text('max_age = 1\nstale_if_error = 0\nlog_format = "json"\nport_offset = 0\n')
 
     def max_age(*flags: str, environment: dict[str, str]) -> str:
         with Server(tree, "--config", str(file), *flags, "--log-format", "text", environment=environment) as server:

@@ -38,7 +38,7 @@ def test_a_key_set_carries_all_that_the_contract_names(served: Server) -> None:
     assert {name: value for name, value in answer.headers.items() if name not in {"date", "etag"}} == {
         "content-type": "application/json",
         "content-length": str(len(answer.body)),
-        "cache-control": "public, max-age=300",
+        "cache-control": "public, max-age=300, stale-if-error=3600",
         "access-control-allow-origin": "*",
         "x-content-type-options": "nosniff",
         "server": "jwks-server",
@@ -58,7 +58,7 @@ def test_a_matching_validator_gets_304(served: Server, template: str) -> None:
     answer = served.get(FOO, {"If-None-Match": template.format(etag)})
     assert (answer.status, answer.body) == (304, b"")
     assert answer.headers["etag"] == etag
-    assert answer.headers["cache-control"] == "public, max-age=300"
+    assert answer.headers["cache-control"] == "public, max-age=300, stale-if-error=3600"
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "content-type" not in answer.headers
 

@@ -27,9 +27,9 @@ def test_a_policy_is_hot_and_a_wrong_one_leaves_the_last_good_one_in_force(keyst
     (folder / "2026-05.pem").write_bytes(pem(A))
     with Server(keystores) as server:
         wait_until(lambda: server.kids("foo.com"))
-        replace_file(folder / "tenant.toml", b'kid = "filename"\nmax_age = 7\n')
+        replace_file(folder / "tenant.toml", b'kid = "filename"\nmax_age = 7\nstale_if_error = 8\n')
         server.wait_for_kids("foo.com", {"2026-05"})
-        assert server.tenant("foo.com").headers["cache-control"] == "public, max-age=7"
+        assert server.tenant("foo.com").headers["cache-control"] == "public, max-age=7, stale-if-error=8"
         replace_file(folder / "tenant.toml", b'kid = "file"\n')
         wait_until(lambda: "kid = 'file' is not allowed; allowed: 'wso2'" in server.log)
         assert server.kids("foo.com") == ["2026-05"]

@@ -380,7 +380,7 @@ def test_a_removed_tenant_is_served_to_the_end_of_its_own_grace_and_then_404(
     keystores: Path, folder: Path, state: Path
 ) -> None:
     """Its policy lay in the folder that is gone, and holds over a restart; then nothing is left of it."""
-    (folder / "tenant.toml").write_text('removal_grace = "1h"\nmax_age = 7')
+    (folder / "tenant.toml").write_text('removal_grace = "1h"\nmax_age = 7\nstale_if_error = 0')
     with Server(keystores, "--state-dir", str(state)) as server:
         server.wait_for_kids(TENANT, {KID_A, KID_B})
         shutil.rmtree(folder)

@@ -288,16 +288,17 @@ def test_key_types_that_not_all_clients_take_are_opted_into() -> None:
     assert len(kids(build_folder(file, policy='allow = ["ES256K"]'))) == 1
 
 
-def test_the_etag_follows_the_body_and_max_age_the_policy() -> None:
+def test_the_etag_follows_the_body_and_the_times_the_policy() -> None:
     """Equal sets have equal tags."""
     one, two = (
         build_folder(key_file("a.pem", A)).key_set,
-        build_folder(key_file("other", A), policy="max_age = 60").key_set,
+        build_folder(key_file("other", A), policy="max_age = 60\nstale_if_error = 0").key_set,
     )
     assert one is not None
     assert two is not None
     assert (one.etag, one.body) == (two.etag, two.body)
     assert (one.max_age, two.max_age) == (300, 60)
+    assert (one.stale_if_error, two.stale_if_error) == (3600, 0)
     assert build_folder(key_file("b.pem", B)).key_set != replace(one, max_age=300)
 
 

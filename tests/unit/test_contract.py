@@ -61,7 +61,8 @@ STATES: Mapping[str, tuple[Publication | None, bool, tuple[str, ...], int]] = {
 }
 """What is known of the tenant, the client's validators, and the status that GET gets."""
 
-CACHE_CONTROL = {"a good tenant": "public, max-age=300", "a good tenant that the client knows": "public, max-age=300"}
+KEPT = "public, max-age=300, stale-if-error=3600"
+CACHE_CONTROL = {"a good tenant": KEPT, "a good tenant that the client knows": KEPT}
 
 
 def status_for(method: str, of_get: int) -> int:
@@ -186,9 +187,17 @@ def test_a_set_is_kept_no_longer_than_until_it_changes_by_itself() -> None:
     hiding = published(Folder(files), Policy(expired=OutOfValidity.HIDE))
     for seconds, max_age in ((0, 100), (0.5, 99), (99.5, 0), (200, 0), (-1000, 300)):
         moment = Moment(NOW + timedelta(seconds=seconds), 1000.0)
-        assert cache_control(hiding, moment).startswith(f"public, max-age={max_age}")
+        assert cache_control(hiding, moment) == f"public, max-age={max_age}, stale-if-error=3600"
     graceful = Policy(removal_grace=600)
     first = build(TENANT, Folder(files), None, graceful, START)
     owing = publication_of(build(TENANT, Folder(), first, graceful, START))
     for steady, max_age in ((1000.0, 300), (1400.0, 200), (1700.0, 0)):
-        assert cache_control(owing, replace(START, steady=steady)).startswith(f"public, max-age={max_age}")
+        moment = replace(START, steady=steady)
+        assert cache_control(owing, moment) == f"public, max-age={max_age}, stale-if-error=3600"
+
+
+def test_how_long_caches_may_answer_from_a_set_without_the_server_is_a_policy() -> None:
+    """RFC 5861, section 4; with 0 nothing is said of it."""
+    folder = Folder((KEY_FILE,))
+    assert cache_control(published(folder, Policy(stale_if_error=60))) == "public, max-age=300, stale-if-error=60"
+    assert cache_control(published(folder, Policy(max_age=0, stale_if_error=0))) == "public, max-age=0"

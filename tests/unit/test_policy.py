@@ -18,12 +18,12 @@ def test_every_key_is_taken() -> None:
     policy = Policy().updated(
         {
             "kid": "rfc7638", "rsa_algorithms": ["PS256"], "eddsa": "Ed25519", "x5c": False, "x5t": True,
-            "hexify_thumbprints": True, "max_age": 60, "not_yet_valid": "hide", "expired": "hide",
+            "hexify_thumbprints": True, "max_age": 60, "stale_if_error": 0, "not_yet_valid": "hide", "expired": "hide",
             "allow": ["ES256K", "ML-DSA"], "aliases": ["WSO2Carbon"], "previous_kids": True, "removal_grace": "24h",
         }
     )  # fmt: skip
     assert policy == Policy(
-        Scheme.RFC7638, ("PS256",), "Ed25519", False, True, True, 60, OutOfValidity.HIDE, OutOfValidity.HIDE,
+        Scheme.RFC7638, ("PS256",), "Ed25519", False, True, True, 60, 0, OutOfValidity.HIDE, OutOfValidity.HIDE,
         ("ES256K", "ML-DSA"), ("wso2carbon",), True, 86_400,
     )  # fmt: skip
 
@@ -42,6 +42,9 @@ def test_every_key_is_taken() -> None:
         ("max_age", -1, "seconds"),
         ("max_age", True, "seconds"),
         ("max_age", "300", "seconds"),
+        ("stale_if_error", -1, "seconds"),
+        ("stale_if_error", False, "seconds"),
+        ("stale_if_error", "1h", "seconds"),
         ("expired", "drop", "'publish' or 'hide'"),
         ("allow", ["DSA"], "ES256K"),
         ("aliases", [1], "a list"),

@@ -54,7 +54,7 @@ def test_the_readme_says_the_same_of_the_keys_that_it_names() -> None:
     """Flag, variable, key of the file and default."""
     named = [row for row in rows("README.md", "| flag | environment | file | default | meaning |") if "`" in row[2]]
     policies = [row for row in named if row[2].strip("`") in KEYS]
-    assert {"max_age"} <= {row[2].strip("`") for row in policies}
+    assert {"max_age", "stale_if_error"} <= {row[2].strip("`") for row in policies}
     for flag, variable, key, default, _ in policies:
         name = key.strip("`")
         assert flag == f"`--{name.replace('_', '-')}`"

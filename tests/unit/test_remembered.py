@@ -139,8 +139,8 @@ def test_every_value_of_a_policy_comes_back() -> None:
     """A removed tenant is served as its own policy said."""
     policy = Policy().updated({
         "kid": "wso2-sha1", "rsa_algorithms": ["PS256", "RS512"], "eddsa": "Ed25519", "x5c": False, "x5t": True,
-        "hexify_thumbprints": True, "max_age": 7, "not_yet_valid": "hide", "expired": "hide", "allow": ["Ed448"],
-        "aliases": ["One", "two"], "previous_kids": True, "removal_grace": "7d",
+        "hexify_thumbprints": True, "max_age": 7, "stale_if_error": 8, "not_yet_valid": "hide", "expired": "hide",
+        "allow": ["Ed448"], "aliases": ["One", "two"], "previous_kids": True, "removal_grace": "7d",
     })  # fmt: skip
     assert all(getattr(policy, name) != getattr(Policy(), name) for name in Policy.__dataclass_fields__)
     assert remembered(snapshot_of(policy=policy)).policy == policy

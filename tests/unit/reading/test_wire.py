@@ -178,7 +178,7 @@ def test_the_server_computes_the_tag_and_counts_the_keys(loaded: Loaded) -> None
 
 def with_body(loaded: Loaded, body: bytes) -> bytes:
     """Return the frame of an answer with another key set and a forged tag and count."""
-    key_set = KeySet(body, '"forged"', 300)
+    key_set = KeySet(body, '"forged"', 300, 0)
     return encode_answer(replace(loaded, publication=replace(loaded.publication, key_set=key_set, keys=4711)))
 
 
