@@ -28,7 +28,8 @@ class Metrics(Collector):
         yield _gauge("tenants", "Tenants that are published.", len(store.tenants()))
         yield _gauge("keys", "Members of all key sets.", sum(p.keys for p in store))
         yield _gauge("tenants_loading", "Tenants that wait for their first load.", len(follower.unloaded))
-        yield _gauge("tenants_withheld", "Tenants answered with 503.", sum(p.key_set is None for p in store))
+        withheld = sum(p.key_set is None and not p.vacant for p in store)
+        yield _gauge("tenants_withheld", "Tenants answered with 503.", withheld)
         unread = len(follower.reconciler.unread)
         yield _gauge("tenants_unread", "Tenants whose last reading failed as a whole.", unread)
         for level in Level:

@@ -10,16 +10,20 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from jwks_server.core.contract import Ask, answer
 from jwks_server.core.keyset import PublishedKey
 from jwks_server.core.lifecycle import KeyFile
+from jwks_server.core.publication import publication_of
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
+from jwks_server.host import clock
 from jwks_server.reading.jobs import LoadJob
 from jwks_server.reading.load import read_tenant
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import list_root
 
 _WIDE_COLUMNS = 400
+NO_KEY_FILES = "no key files: not served (404)"
 _COLOURS = {Level.FAULT: "red", Level.WARNING: "yellow", Level.NOTICE: "dim"}
 
 
@@ -80,8 +84,8 @@ def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
     for problem in snapshot.problems:
         if not _of_a_file(problem, snapshot):
             yield escape(problem.file_name or ""), "", "", "", "", _coloured(problem)
-    if not snapshot.files and not snapshot.problems:
-        yield "", "", "", "", "", "[dim]no key files: an empty set[/]"
+    if snapshot.vacant:
+        yield "", "", "", "", "", f"[dim]{NO_KEY_FILES}[/]"
 
 
 def _coloured(problem: Problem) -> str:
@@ -96,10 +100,16 @@ def _tenant_json(snapshot: Snapshot) -> dict[str, object]:
     return {
         "tenant": snapshot.tenant,
         "served": snapshot.key_set is not None,
+        "status": _status(snapshot),
         "etag": snapshot.key_set.etag if snapshot.key_set else None,
         "files": [_file_json(file, snapshot) for file in snapshot.files],
         "problems": [_problem_json(problem) for problem in snapshot.problems if not _of_a_file(problem, snapshot)],
     }
+
+
+def _status(snapshot: Snapshot) -> int:
+    """Return the status that a GET would be answered with."""
+    return answer(Ask("GET"), publication_of(snapshot, None, b""), clock.now(), expected=True, media_type="").status.value
 
 
 def _file_json(file: KeyFile, snapshot: Snapshot) -> dict[str, object]:

@@ -85,9 +85,10 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
-    key_set = None if faulty and not selection.eligible else compile_set(members, policy.value)
+    vacant = not files and not owed and not faulty
+    key_set = None if vacant or (faulty and not selection.eligible) else compile_set(members, policy.value)
     if key_set is not None:
-        problems += _size_problems(key_set)
+        problems += _set_problems(key_set, len(members))
     return Snapshot(
         tenant=tenant,
         present=folder.present or folder.fault is not None,
@@ -97,6 +98,7 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
         revoked=revoked,
         published=tuple(published for published, _ in members),
         key_set=key_set,
+        vacant=vacant,
         problems=tuple(dict.fromkeys(problems)),
         next_change=NextChange(
             selection.next_change, min((debt.until for debt in owed if debt.until < inf), default=None)
@@ -122,6 +124,7 @@ def _before_the_start(tenant: TenantName, remembered: Remembered) -> Snapshot:
         revoked=Settled(frozenset()),
         published=(),
         key_set=None,
+        vacant=False,
         problems=(),
         next_change=NextChange(),
         look_again=NextChange(),
@@ -181,7 +184,10 @@ def _file_problems(files: Iterable[KeyFile]) -> Iterator[Problem]:
             yield Problem(Level.NOTICE, notice, file.name)
 
 
-def _size_problems(key_set: KeySet) -> list[Problem]:
+def _set_problems(key_set: KeySet, keys: int) -> list[Problem]:
+    if not keys:
+        why = "its key files give no signing key, or the policy or the list of revoked keys leaves out each"
+        return [Problem(Level.WARNING, f"an empty set is published: {why}")]
     size = len(key_set.body)
     for limit, who in (
         (COMMON_CLIENT_BYTES, "Nimbus refuses it"),

@@ -106,7 +106,8 @@ _UNAVAILABLE = problem(
 
 
 def _answer(ask: Ask, publication: Publication | None, now: Moment, *, expected: bool, media_type: str) -> Reply:
-    if publication is None and not expected:
+    is_tenant = expected if publication is None else not publication.vacant
+    if not is_tenant:
         return _NOT_FOUND
     if ask.method == "OPTIONS":
         return _PREFLIGHT
@@ -130,7 +131,12 @@ def _matches(if_none_match: tuple[str, ...], etag: str) -> bool:
 
 
 def _cache_control(publication: Publication, key_set: KeySet, now: Moment) -> str:
-    """Return how long the set may be kept: no longer than until it changes by itself, but where the server fails."""
+    """Return how long the set may be kept: no longer than until it changes by itself, but where the server fails.
+
+    One without keys is asked for again each time: it may be a mistake, and would outlive it in every cache.
+    """
+    if not publication.kids:
+        return "no-cache"
     left = publication.next_change.seconds_from(now)
     max_age = key_set.max_age if left is None else min(key_set.max_age, int(left))
     text = f"public, max-age={max_age}"

@@ -51,15 +51,17 @@ class Change:
 class Publication:
     """What is served of a tenant, said of it and due for it, its sealed snapshot, and what of it has to be recorded.
 
-    `key_set` is None where there is nothing that could honestly be answered. `keys` counts the members of the set,
-    `owed` the keys that no file gives any longer. `problems` are the first MOST_NAMED, `faults`, `warnings` and
-    `notices` count them all. `faulty` is a digest of the files that give only what they last gave, empty where there
-    are none; `folder_fault` says that something which is no key file cannot be used. For the two times see Snapshot.
+    `key_set` is None where there is nothing that could honestly be answered; `vacant` says that it is so because there
+    is no tenant. `keys` counts the members of the set, `owed` the keys that no file gives any longer. `problems` are
+    the first MOST_NAMED, `faults`, `warnings` and `notices` count them all. `faulty` is a digest of the files that give
+    only what they last gave, empty where there are none; `folder_fault` says that something which is no key file cannot
+    be used. For the two times see Snapshot.
     """
 
     tenant: TenantName
     present: bool
     key_set: KeySet | None
+    vacant: bool
     keys: int
     owed: int
     problems: tuple[Problem, ...]
@@ -93,6 +95,7 @@ def publication_of(
         tenant=snapshot.tenant,
         present=snapshot.present,
         key_set=snapshot.key_set,
+        vacant=snapshot.vacant,
         keys=len(snapshot.published),
         owed=len(snapshot.owed),
         problems=_first(snapshot.problems),

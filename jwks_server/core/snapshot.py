@@ -71,6 +71,8 @@ class Settled(Generic[T]):
 class Snapshot:
     """A tenant at one moment. `key_set` is None where there is nothing that could honestly be answered.
 
+    `vacant` says that there is no tenant: there are no key files, nothing is owed and nothing is wrong.
+
     `look_again` says when the tenant must be built again although no file changed: `next_change` for the set itself,
     the other two for what is said about it.
     """
@@ -83,6 +85,7 @@ class Snapshot:
     revoked: Settled[frozenset[str]]
     published: tuple[PublishedKey, ...]
     key_set: KeySet | None
+    vacant: bool
     problems: tuple[Problem, ...]
     next_change: NextChange
     look_again: NextChange

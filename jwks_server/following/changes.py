@@ -17,10 +17,9 @@ def log_change(previous: Publication | None, publication: Publication, seconds: 
         if previous is not None:
             _log.info("tenant removed", extra=fields(tenant=tenant, removed=change.removed))
         return
-    if previous is None or _etag(previous) != _etag(publication):
+    if previous is None or _served(previous) != _served(publication):
         _log.log(
-            logging.INFO if publication.key_set else logging.WARNING,
-            "key set published" if publication.key_set else "key set withheld",
+            *_headline(publication),
             extra=fields(
                 tenant=tenant,
                 keys=publication.keys,
@@ -45,5 +44,14 @@ def log_change(previous: Publication | None, publication: Publication, seconds: 
         )
 
 
-def _etag(publication: Publication) -> str | None:
-    return publication.key_set.etag if publication.key_set else None
+def _served(publication: Publication) -> tuple[str | None, bool]:
+    return publication.key_set.etag if publication.key_set else None, publication.vacant
+
+
+def _headline(publication: Publication) -> tuple[int, str]:
+    """Return level and text of the line about what the tenant publishes now."""
+    if publication.key_set is not None:
+        return logging.INFO, "key set published"
+    if publication.vacant:
+        return logging.INFO, "no key files, not served"
+    return logging.WARNING, "key set withheld"

@@ -72,8 +72,26 @@ def test_show_prints_what_is_served(tree: Path) -> None:
     withheld = run("show", str(tree), "bar.com")
     assert (withheld.returncode, withheld.stdout) == (1, "")
     assert "k.pem" in withheld.stderr
+    assert "503" in withheld.stderr
     assert_one_line(run("show", str(tree), "nobody.com"), "nobody.com")
     assert_one_line(run("show", str(tree), "../foo.com"), "not a tenant domain")
+
+
+def test_check_and_show_say_of_a_folder_without_key_files_that_it_is_not_served(tree: Path) -> None:
+    """It is no fault: the first file is on its way, or the last has gone."""
+    (tree / "bar.com" / "k.pem").rename(tree / "bar.com" / "k.pem.password")
+    said = "no key files: not served (404)"
+    result = run("check", str(tree))
+    assert result.returncode == 0
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("bar.com"))
+    assert said in line
+    (bar, foo) = json.loads(run("check", str(tree), "--json").stdout)["tenants"]
+    assert (bar["tenant"], bar["served"], bar["status"], bar["problems"]) == ("bar.com", False, 404, [])
+    assert (foo["tenant"], foo["served"], foo["status"]) == ("foo.com", True, 200)
+    shown = run("show", str(tree), "bar.com")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (1, "", f"bar.com: {said}\n")
+    (tree / "bar.com" / "tenant.toml").write_text("max_age =")
+    assert said not in run("check", str(tree)).stdout
 
 
 def test_what_a_server_cannot_start_with_is_one_clear_line(tree: Path, tmp_path: Path) -> None:

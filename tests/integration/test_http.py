@@ -86,7 +86,7 @@ def test_a_date_alone_makes_no_304(served: Server) -> None:
     assert served.get(FOO, {"If-Modified-Since": date}).status == 200
 
 
-@pytest.mark.parametrize("path", [SUPER, FOO, "/nowhere", "/t/broken.com/oauth2/jwks"])
+@pytest.mark.parametrize("path", [SUPER, FOO, "/nowhere", "/t/broken.com/oauth2/jwks", "/t/empty.com/oauth2/jwks"])
 def test_head_is_get_without_the_body(served: Server, path: str) -> None:
     """The same status and headers, Content-Length among them."""
     head, get = served.request("HEAD", path), served.get(path)
@@ -167,13 +167,22 @@ def test_pipelined_requests_are_answered_in_order(served: Server) -> None:
     assert statuses == [b"200", b"404", b"200"]
 
 
-def test_a_tenant_that_was_never_good_gets_503_and_an_empty_one_200(served: Server) -> None:
-    """A client must never cache a set that a fault emptied."""
+def test_a_tenant_that_was_never_good_gets_503_and_an_empty_folder_404(served: Server) -> None:
+    """A client must never cache a set that a fault emptied, nor one that waits for its first file."""
     broken = served.get("/t/broken.com/oauth2/jwks")
     assert_problem(broken, 503)
     assert int(broken.headers["retry-after"]) > 0
-    empty = served.get("/t/empty.com/oauth2/jwks")
+    assert_problem(served.get("/t/empty.com/oauth2/jwks"), 404)
+
+
+def test_a_set_without_keys_is_asked_for_every_time(served: Server) -> None:
+    """All of the tenant's keys are revoked, and nothing is wrong; no cache may keep that."""
+    empty = served.get("/t/revoked.com/oauth2/jwks")
     assert (empty.status, empty.body) == (200, b'{"keys":[]}')
+    assert empty.headers["cache-control"] == "no-cache"
+    again = served.get("/t/revoked.com/oauth2/jwks", {"If-None-Match": empty.headers["etag"]})
+    assert (again.status, again.headers["cache-control"]) == (304, "no-cache")
+    assert 'WARNING warning tenant=revoked.com reason="an empty set is published' in served.log
 
 
 def test_a_folder_that_is_no_tenant_is_reported(served: Server) -> None:

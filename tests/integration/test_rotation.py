@@ -53,11 +53,17 @@ def test_the_job_drop_a_certificate_and_a_token_signed_with_its_key_verifies(key
 
 def test_every_way_of_changing_the_tree_is_followed(keystores: Path) -> None:
     """Create, overwrite, rename, delete; a folder made, moved in, renamed and removed."""
-    with Server(keystores) as server:
+    with Server(keystores, "--admin-port", "0") as server:
         assert server.tenant("foo.com").status == 404
         folder = keystores / "foo.com"
         folder.mkdir()
-        wait_until(lambda: server.kids("foo.com") == [], "the new tenant")
+        wait_until(lambda: "INFO no key files, not served tenant=foo.com" in server.log, "the new tenant")
+        assert server.tenant("foo.com").status == 404
+        assert server.metric("tenants_withheld") == 0
+        (folder / "k.pem").write_bytes(b"nonsense")
+        wait_until(lambda: server.tenant("foo.com").status == 503, "the tenant to be withheld")
+        assert "WARNING key set withheld tenant=foo.com" in server.log
+        assert server.metric("tenants_withheld") == 1
         (folder / "k.pem").write_bytes(pem(A))
         server.wait_for_kids("foo.com", {KID_A})
         (folder / "k.pem").write_bytes(pem(B))

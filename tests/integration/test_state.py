@@ -149,6 +149,7 @@ def test_a_kill_at_any_point_loses_no_key_and_leaves_no_half_file(keystores: Pat
     """A tenant is rotated as fast as its new keys appear; what was published is published after the restart."""
     folder = keystores / TENANT
     folder.mkdir()
+    (folder / "k.pem").write_bytes(pem(A))
     chance, number, published = random.Random(7), 0, set[str]()
     torn: list[str] = []
     finished = threading.Event()
@@ -300,7 +301,7 @@ def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: P
     with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
         server.wait_for_kids(TENANT, {KID_B})
         (folder / "b.pem").rename(folder / ".b")  # owed for a second, then over, whatever the directory says of it
-        server.wait_for_kids(TENANT, set())
+        wait_until(lambda: server.tenant(TENANT).status == 404, "the end of the grace")
         assert server.tenant("left.com").status == 404
         (folder / "tenant.toml").write_text('removal_grace = "1h"\n')
         (folder / "c.pem").write_bytes(pem(CERTIFICATES[2]))
@@ -422,7 +423,7 @@ def test_a_lowered_grace_takes_effect_and_its_state_is_deleted(keystores: Path, 
         kill(server)
     policy.unlink()
     with Server(keystores, "--state-dir", str(state)) as server:
-        server.wait_for_kids(TENANT, set())
+        wait_until(lambda: server.tenant(TENANT).status == 404, "the end of the grace")
         wait_until(lambda: not state_file(state).exists())
 
 

@@ -454,20 +454,19 @@ def churn(plan: Plan, workspace: Path, say: Callable[[str], None] = lambda _: No
 def differing(root: Path, server: Server, turn: int) -> list[str]:
     """Return the tenants that are not published as a fresh start on the tree would publish them, before long."""
     source = Source(str(root))
-    expected: dict[str, bytes | None] = {}
+    expected: dict[str, tuple[int, bytes | None]] = {}
     for name in list_root(str(root)).tenants:
         if name != PROBE:
-            key_set = load(source, LoadJob(name)).publication.key_set
-            expected[name] = None if key_set is None else key_set.body
+            publication = load(source, LoadJob(name)).publication
+            key_set, status = publication.key_set, 404 if publication.vacant else 503
+            expected[name] = (status, None) if key_set is None else (200, key_set.body)
     pending = {*expected, *(kind(n + m) for kind in (moving, volume) for n in range(100) for m in (0, 1000))}
     deadline = time.monotonic() + QUIET_LIMIT_SECONDS
     with Client(server.port) as client:
         while pending and time.monotonic() < deadline:
             for tenant in tuple(pending):
                 status, body, _ = client.get(tenant)
-                body_wanted = expected.get(tenant)
-                wanted = (200, body_wanted) if body_wanted else (503 if tenant in expected else 404, None)
-                if (status, body if status == 200 else None) == wanted:
+                if (status, body if status == 200 else None) == expected.get(tenant, (404, None)):
                     pending.discard(tenant)
     return [f"quiet point {turn}: {tenant}" for tenant in sorted(pending)]
 

@@ -51,12 +51,54 @@ A = certificate(private_key("RSA"), "a")
 B = certificate(private_key("P-256"), "b")
 
 
-def test_a_folder_without_key_files_is_an_empty_set() -> None:
-    """200 with no keys: nothing is wrong."""
-    snapshot = build_folder()
-    assert snapshot.key_set is not None
-    assert snapshot.key_set.body == b'{"keys":[]}'
-    assert not snapshot.problems
+def test_a_folder_without_key_files_is_no_tenant_yet() -> None:
+    """`mkdir` and then the first file must not put an empty set into caches; a policy or a list is no key file."""
+    for snapshot in (build_folder(), build_folder(policy="max_age = 7", revoked="nobody")):
+        assert snapshot.vacant
+        assert snapshot.key_set is None
+        assert snapshot.problems == ()
+        first_file = build_folder(key_file("a.pem", A), previous=snapshot)
+        assert not first_file.vacant
+        assert len(kids(first_file)) == 1
+
+
+def test_a_tenant_that_lost_its_last_key_file_is_one_until_nothing_is_owed() -> None:
+    """By the settling time or by a grace; then its folder is as if no file had ever been in it."""
+    for defaults, seconds in ((Policy(), SETTLE_SECONDS), (Policy(removal_grace=60), 60)):
+        first = build_folder(key_file("a.pem", A), defaults=defaults)
+        going = build_folder(previous=first, defaults=defaults, now=later(1))
+        assert (going.vacant, kids(going)) == (False, kids(first))
+        gone = build_folder(previous=going, defaults=defaults, now=later(1 + seconds))
+        assert (gone.vacant, gone.key_set) == (True, None)
+
+
+def test_a_folder_with_a_fault_is_not_taken_for_one_without_key_files() -> None:
+    """Nobody knows what lies in it, whatever lay in it before; and somebody who writes a policy means a tenant."""
+    for previous in (None, build_folder()):
+        assert not build_folder(fault="folder cannot be read", previous=previous).vacant
+        assert not build_folder(policy="max_age =", previous=previous).vacant
+
+
+def test_key_files_that_publish_nothing_are_an_empty_set_and_a_warning() -> None:
+    """Nothing is wrong with them, so it is an answer; it may be a mistake, so somebody hears of it."""
+    file = key_file("a.pem", A)
+    (kid,) = kids(build_folder(file))
+    later_on = certificate(private_key("RSA"), not_before=NOW + timedelta(days=1))
+    hiding = 'not_yet_valid = "hide"'
+    for snapshot in (
+        build_folder(file, revoked=kid),
+        build_folder(key_file("a.pem", later_on), policy=hiding),
+        build_folder(KeyFile("truststore.p12", b"", "PKCS#12", ())),
+        build_folder(previous=build_folder(file), revoked=kid, defaults=Policy(removal_grace=60)),
+    ):
+        assert snapshot.key_set is not None
+        assert snapshot.key_set.body == b'{"keys":[]}'
+        assert not snapshot.vacant
+        (warning,) = (
+            problem for problem in snapshot.problems if problem.level is Level.WARNING and not problem.file_name
+        )
+        assert "an empty set is published" in warning.text
+    assert not any("empty set" in problem.text for problem in build_folder(file).problems)
 
 
 def test_a_tenant_with_only_faulty_files_has_no_set() -> None:

@@ -54,8 +54,8 @@ def test_the_set_is_the_one_that_wso2_answers(
 
 
 def test_a_truststore_publishes_nothing_and_is_no_fault() -> None:
-    """WSO2 answers an empty set for it."""
+    """WSO2 answers an empty set for it; here somebody is warned of it."""
     snapshot = published("client-truststore.jks", "wso2carbon", {})
     assert snapshot.key_set is not None
     assert snapshot.key_set.body == b'{"keys":[]}'
-    assert [problem.level for problem in snapshot.problems] == ["notice"]
+    assert [problem.level for problem in snapshot.problems] == ["notice", "warning"]
