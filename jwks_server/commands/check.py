@@ -65,6 +65,7 @@ def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
+    without_keys = "withheld" if snapshot.rules_unknown else "its keys are in another file or left out"
     for file in snapshot.files:
         keys = _keys_of(file, snapshot)
         problems = [problem for problem in snapshot.problems if problem.file_name == file.name]
@@ -79,7 +80,7 @@ def _rows(snapshot: Snapshot) -> Iterator[tuple[str, ...]]:
                 "",
                 "",
                 "",
-                "[dim]its keys are in another file or left out[/]",
+                f"[dim]{without_keys}[/]",
             )
     for problem in snapshot.problems:
         if not _of_a_file(problem, snapshot):

@@ -12,8 +12,8 @@ from typing import TypeVar
 from jwks_server.core import formats
 from jwks_server.core.errors import KeyFileError, PolicyError, UnsupportedKeyError
 from jwks_server.core.jwk import Key, key_of
-from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, compile_set
-from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, owed_after
+from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, PublishedKey, compile_set
+from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, owed_after
 from jwks_server.core.policy import Policy
 from jwks_server.core.revoked import parse_revoked
 from jwks_server.core.selection import Selection, published_keys
@@ -65,28 +65,29 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     `remembered` is what was published before the server started; after the first load only its keys count.
     """
     problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
-    past = previous or _before_the_start(tenant, remembered or Remembered(defaults, ()))
-    if previous and remembered:
-        past = replace(previous, owed=previous.owed + remembered.keys)
+    past = _past(tenant, previous, defaults, remembered)
     settle = settle_seconds if previous else 0.0  # nobody is in the middle of a save that began before the start
-    policy, policy_problems = _policy(folder, past.policy, defaults, now.steady, settle)
-    revoked, revoked_problems = _revoked(folder, past.revoked, now.steady, settle)
+    policy, policy_problems = _policy(folder, past, defaults, now.steady, settle)
+    revoked, revoked_problems = _revoked(folder, past, now.steady, settle)
+    # A folder that cannot be looked into changes nothing: what is withheld stays withheld, what is not stays published.
+    is_seen = folder.fault is None and folder.present
+    rules_unknown = not (policy.known and revoked.known) if is_seen else past.rules_unknown
     files = folder.files if folder.fault is None else past.files
-    # While the folder cannot be read nobody knows what is owed: no deadline is set then.
-    grace = max(policy.value.removal_grace, settle) if folder.fault is None else inf
-    before = ((file.name, key) for file in past.files for key in file.keys)
-    owed = owed_after(before, past.owed, files, now.steady, grace)
+    # While nobody can look, or tell what is revoked, nobody knows what is owed: no deadline is set then.
+    in_doubt = folder.fault is not None or (rules_unknown and folder.present)
+    grace = inf if in_doubt else max(policy.value.removal_grace, settle)
+    # What was withheld was never published, so nobody is owed it; what is owed from before stays so beside its file.
+    before = () if past.rules_unknown else ((file.name, key) for file in past.files for key in file.keys)
+    owed = owed_after(before, past.owed, () if rules_unknown else files, now.steady, grace)
 
     selection = Selection(policy.value, revoked.value, now)
-    given = [(file.name, key) for file in files for key in file.keys if selection.takes(file.name, key)]
-    still = [(debt.file_name, debt.key) for debt in owed if selection.takes(debt.file_name, debt.key)]
-    selection.warn_of_unseen_aliases()
-    members, clashes = published_keys(given, still, policy.value, past.published)
+    members, clashes = ((), []) if rules_unknown else _members(selection, files, owed, policy.value, past.published)
 
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
     vacant = not files and not owed and not faulty
-    key_set = None if vacant or (faulty and not selection.eligible) else compile_set(members, policy.value)
+    withheld = rules_unknown or (faulty and not selection.eligible)
+    key_set = None if vacant or withheld else compile_set(members, policy.value)
     if key_set is not None:
         problems += _set_problems(key_set, len(members))
     return Snapshot(
@@ -99,6 +100,7 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
         published=tuple(published for published, _ in members),
         key_set=key_set,
         vacant=vacant,
+        rules_unknown=rules_unknown,
         problems=tuple(dict.fromkeys(problems)),
         next_change=NextChange(
             selection.next_change, min((debt.until for debt in owed if debt.until < inf), default=None)
@@ -113,18 +115,29 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     )
 
 
-def _before_the_start(tenant: TenantName, remembered: Remembered) -> Snapshot:
+def _past(tenant: TenantName, previous: Snapshot | None, defaults: Policy, remembered: Remembered | None) -> Snapshot:
+    """Return what is known of the tenant so far, with what is remembered from before the start."""
+    if previous is None:
+        return _before_the_start(tenant, defaults, remembered)
+    if remembered is None:
+        return previous
+    policy = previous.policy if previous.policy.known else Settled(remembered.policy, known=True)
+    return replace(previous, owed=previous.owed + remembered.keys, policy=policy)
+
+
+def _before_the_start(tenant: TenantName, defaults: Policy, remembered: Remembered | None) -> Snapshot:
     """Return what the memory says as a snapshot of a tenant nobody has looked at yet."""
     return Snapshot(
         tenant,
         present=True,
         files=(),
-        owed=remembered.keys,
-        policy=Settled(remembered.policy),
-        revoked=Settled(frozenset()),
+        owed=remembered.keys if remembered else (),
+        policy=Settled(remembered.policy, known=True) if remembered else Settled(defaults, known=False),
+        revoked=Settled(frozenset(), known=False),
         published=(),
         key_set=None,
         vacant=False,
+        rules_unknown=False,
         problems=(),
         next_change=NextChange(),
         look_again=NextChange(),
@@ -132,46 +145,72 @@ def _before_the_start(tenant: TenantName, remembered: Remembered) -> Snapshot:
 
 
 def _policy(
-    folder: Folder, last: Settled[Policy], defaults: Policy, now: float, settle_seconds: float
+    folder: Folder, past: Snapshot, defaults: Policy, now: float, settle_seconds: float
 ) -> tuple[Settled[Policy], list[Problem]]:
     """Return the policy in force: the file's, else the last good one; without a file, the server's.
 
     A folder that is gone takes no policy away: its own grace decides about the keys that are still owed.
     """
+    last = past.policy
     if folder.fault is not None or not folder.present:
-        return Settled(last.value), []
+        return replace(last, missing_since=None), []
     if folder.policy.text is None and folder.policy.fault is None:
-        return _without_file(last, defaults, now, settle_seconds), []
+        return _without_file(last, defaults, now, settle_seconds, was_faulty=past.rules_unknown), []
     fault = folder.policy.fault
     if fault is None:
         try:
-            return Settled(defaults.updated(tomllib.loads(folder.policy.text or ""))), []
+            return Settled(defaults.updated(tomllib.loads(folder.policy.text or "")), known=True), []
         except (PolicyError, tomllib.TOMLDecodeError) as error:
             fault = str(error)
         except RecursionError:
             fault = "nested too deeply"
-    stays = "the server's policy" if last.value == defaults else "the last good policy"
-    return Settled(last.value), [Problem(Level.FAULT, readable(f"{fault}; {stays} is in force"), POLICY_FILE)]
+    if not last.known:
+        consequence = "nothing is published until it is corrected, because the tenant's policy is not known"
+    elif last.value == defaults:
+        consequence = "the server's policy is in force"
+    else:
+        consequence = "the last good policy is in force"
+    return replace(last, missing_since=None), [Problem(Level.FAULT, readable(f"{fault}; {consequence}"), POLICY_FILE)]
 
 
 def _revoked(
-    folder: Folder, last: Settled[frozenset[str]], now: float, settle_seconds: float
+    folder: Folder, past: Snapshot, now: float, settle_seconds: float
 ) -> tuple[Settled[frozenset[str]], list[Problem]]:
     """Return the names of revoked keys; a list that cannot be read revokes what it last did."""
+    last = past.revoked
     if folder.fault is not None or not folder.present:
-        return Settled(last.value), []
-    if folder.revoked.fault is not None:
-        return Settled(last.value), [Problem(Level.FAULT, folder.revoked.fault, REVOKED_FILE)]
+        return replace(last, missing_since=None), []
+    fault = folder.revoked.fault
+    if fault is not None:
+        if not last.known:
+            fault += "; nothing is published until it can be read, because the tenant's revoked keys are not known"
+        return replace(last, missing_since=None), [Problem(Level.FAULT, fault, REVOKED_FILE)]
     names = parse_revoked(folder.revoked.text or "")
-    return (Settled(names) if names else _without_file(last, frozenset(), now, settle_seconds)), []
+    if names:
+        return Settled(names, known=True), []
+    return _without_file(last, frozenset(), now, settle_seconds, was_faulty=past.rules_unknown), []
 
 
-def _without_file(last: Settled[T], default: T, now: float, settle_seconds: float) -> Settled[T]:
+def _without_file(last: Settled[T], default: T, now: float, settle_seconds: float, *, was_faulty: bool) -> Settled[T]:
     """Return the last value for the settling time, then the default: an editor's save is not a removal."""
-    if last.value == default:
-        return Settled(default)
+    if last.value == default and (last.known or not was_faulty):
+        return Settled(default, known=True)
     since = last.missing_since if last.missing_since is not None else now
-    return Settled(last.value, since) if now - since < settle_seconds else Settled(default)
+    return replace(last, missing_since=since) if now - since < settle_seconds else Settled(default, known=True)
+
+
+def _members(
+    selection: Selection,
+    files: Iterable[KeyFile],
+    owed: Iterable[Owed],
+    policy: Policy,
+    before: Iterable[PublishedKey],
+) -> tuple[tuple[tuple[PublishedKey, str], ...], list[Problem]]:
+    """Return the members of the set, each with its JSON, and what is wrong with their ids."""
+    given = [(file.name, key) for file in files for key in file.keys if selection.takes(file.name, key)]
+    still = [(debt.file_name, debt.key) for debt in owed if selection.takes(debt.file_name, debt.key)]
+    selection.warn_of_unseen_aliases()
+    return published_keys(given, still, policy, before)
 
 
 def _file_problems(files: Iterable[KeyFile]) -> Iterator[Problem]:

@@ -38,12 +38,12 @@ def worth_remembering(snapshot: Snapshot) -> tuple[object, ...]:
 def record_of(
     snapshot: Snapshot, previous: Snapshot | None, remembered: Remembered | None, now: Moment
 ) -> Record | None:
-    """Return what of the snapshot has to outlive the process, or None where it has no grace or is gone.
+    """Return what of the snapshot has to outlive the process, or None where it has no known grace or is gone.
 
     `previous` and `remembered` tell which of its keys are new.
     """
     worth = worth_remembering(snapshot)
-    if not worth or snapshot.gone:
+    if not worth or snapshot.gone or not snapshot.policy.known:
         return None
     known = {key_identity(owed.key) for owed in remembered.keys} if remembered else set()
     if previous is not None and worth_remembering(previous):
@@ -95,6 +95,9 @@ def without_keys(text: bytes, others: Iterable[bytes], now: Moment) -> bytes:
 
 
 def _owed(snapshot: Snapshot) -> Iterator[Owed]:
+    if snapshot.rules_unknown:
+        yield from snapshot.owed  # withheld, not forgotten
+        return
     published = {key.identity for key in snapshot.published}
     current = (Owed(file.name, key, inf) for file in snapshot.files for key in file.keys)
     for owed in (*current, *snapshot.owed):

@@ -61,9 +61,13 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Settled(Generic[T]):
-    """A value that outlives its file by the settling time; `missing_since` is on the steady clock."""
+    """A value that outlives its file by the settling time; `missing_since` is on the steady clock.
+
+    `known` is False while nobody could read what the file says: `value` is then no more than a stand-in.
+    """
 
     value: T
+    known: bool
     missing_since: float | None = None
 
 
@@ -72,6 +76,9 @@ class Snapshot:
     """A tenant at one moment. `key_set` is None where there is nothing that could honestly be answered.
 
     `vacant` says that there is no tenant: there are no key files, nothing is owed and nothing is wrong.
+
+    `rules_unknown` says that nothing may be published: the tenant's policy or its list of revoked keys is faulty, and
+    what it said before is not known.
 
     `look_again` says when the tenant must be built again although no file changed: `next_change` for the set itself,
     the other two for what is said about it.
@@ -86,6 +93,7 @@ class Snapshot:
     published: tuple[PublishedKey, ...]
     key_set: KeySet | None
     vacant: bool
+    rules_unknown: bool
     problems: tuple[Problem, ...]
     next_change: NextChange
     look_again: NextChange

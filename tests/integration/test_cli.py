@@ -94,6 +94,20 @@ def test_check_and_show_say_of_a_folder_without_key_files_that_it_is_not_served(
     assert said not in run("check", str(tree)).stdout
 
 
+def test_check_and_show_say_that_a_tenant_is_withheld_while_its_first_policy_is_faulty(tree: Path) -> None:
+    """As a server that starts would have it; before a restart somebody can know."""
+    (tree / "foo.com" / "tenant.toml").write_text("max_age =")
+    result = run("check", str(tree))
+    assert result.returncode == 1
+    file, policy = (line for line in result.stdout.splitlines() if line.startswith("foo.com"))
+    assert "k.pem" in file
+    assert "withheld" in file
+    assert "nothing is published until it is corrected, because the tenant's policy is not known" in policy
+    shown = run("show", str(tree), "foo.com")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "nothing is published (503)" in shown.stderr
+
+
 def test_what_a_server_cannot_start_with_is_one_clear_line(tree: Path, tmp_path: Path) -> None:
     """Exit code 2, no traceback, and what to do."""
     serve = ("serve", "--keystores", str(tree), "--host", "127.0.0.1", "--port", "0")

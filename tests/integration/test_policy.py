@@ -37,6 +37,44 @@ def test_a_policy_is_hot_and_a_wrong_one_leaves_the_last_good_one_in_force(keyst
         wait_until(lambda: (server.kids("foo.com") or [""])[0].endswith("_RS256"))
 
 
+def test_a_typo_and_a_restart_do_not_publish_by_another_policy(keystores: Path) -> None:
+    """The running server keeps the last good policy; one that starts withholds the tenant until it is corrected."""
+    folder = make_tenant(keystores)
+    (folder / "k.pem").write_bytes(pem(A))
+    good, typo = b'rsa_algorithms = ["PS256"]\nkid = "filename"\n', b'rsa_algorithms = ["PS256"\nkid = "filename"\n'
+    (folder / "tenant.toml").write_bytes(good)
+    with Server(keystores) as server:
+        server.wait_for_kids("foo.com", {"k"})
+        replace_file(folder / "tenant.toml", typo)
+        wait_until(lambda: "the last good policy is in force" in server.log)
+        assert [key["alg"] for key in server.tenant("foo.com").json()["keys"]] == ["PS256"]
+    with Server(keystores, "--admin-port", "0") as server:
+        withheld = server.tenant("foo.com")
+        assert (withheld.status, withheld.headers["cache-control"]) == (503, "no-store")
+        wait_until(lambda: "because the tenant's policy is not known" in server.log)
+        assert server.metric("tenants_withheld") == 1
+        assert "1 tenants have faulty files" in server.degraded
+        replace_file(folder / "tenant.toml", good)
+        server.wait_for_kids("foo.com", {"k"})
+        assert [key["alg"] for key in server.tenant("foo.com").json()["keys"]] == ["PS256"]
+
+
+def test_a_list_of_revoked_keys_that_cannot_be_read_at_the_start_publishes_none_of_them(keystores: Path) -> None:
+    """Nobody knows which they are, so nothing is published until it can be read."""
+    folder = make_tenant(keystores)
+    for name, item in (("a", A), ("b", B)):
+        (folder / f"{name}.pem").write_bytes(pem(item))
+    (folder / "tenant.toml").write_text('kid = "filename"')
+    (folder / "revoked").write_bytes(b"\xff\xfe")
+    with Server(keystores) as server:
+        assert server.tenant("foo.com").status == 503
+        replace_file(folder / "revoked", b"a\n")
+        server.wait_for_kids("foo.com", {"b"})
+        replace_file(folder / "revoked", b"\xff\xfe")
+        wait_until(lambda: server.log.count("not a UTF-8 text file") == 2)
+        assert server.kids("foo.com") == ["b"]
+
+
 def test_a_keystore_gives_all_its_key_entries_or_those_the_policy_names(keystores: Path) -> None:
     """Three keys in one store, each with its chain; aliases choose among them."""
     folder = make_tenant(keystores, "three-keys.jks")

@@ -1,3 +1,4 @@
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from cryptography import x509
@@ -8,7 +9,7 @@ from support.certificates import NOW, certificate, pem, private_key
 from jwks_server.core.build import build, faulty_key_file, read_key_file
 from jwks_server.core.lifecycle import KeyFile, Moment
 from jwks_server.core.policy import Policy
-from jwks_server.core.snapshot import Folder
+from jwks_server.core.snapshot import Folder, TextFile
 from jwks_server.core.tenant import TenantName
 
 TENANT = TenantName("foo.com")
@@ -21,6 +22,10 @@ FILES = [f"{letter}.pem" for letter in "abcd"]
 
 def key_file(name: str, certificates: tuple[x509.Certificate, ...]) -> KeyFile:
     return read_key_file(name, b"", pem(*certificates), None)
+
+
+def files_of(tree: dict[str, tuple[x509.Certificate, ...]]) -> tuple[KeyFile, ...]:
+    return tuple(key_file(*item) for item in tree.items())
 
 
 trees = st.dictionaries(
@@ -68,6 +73,57 @@ def test_a_fault_never_takes_a_key_away(
     now_bad = tuple(faulty_key_file(name, "corrupt", file) if name in faulty else file for name, file in files.items())
     bad = build(TENANT, Folder(now_bad), good, policy, Moment(NOW + timedelta(days=1), 86_400.0))
     assert bad.key_set == good.key_set
+
+
+NONE = TextFile()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a tenant's folder may find while its policy is faulty, and how long after the last one."""
+
+    policy: TextFile = NONE
+    present: bool = True
+    fault: str | None = None
+    seconds: float = 0.001
+
+
+times = st.sampled_from([0.001, 1.0, 100_000.0])
+wrong = st.sampled_from(
+    [TextFile("kid ="), TextFile("kids = 1"), TextFile('kid = "md5"'), TextFile(fault="unreadable")]
+)
+looks = st.one_of(
+    st.builds(Look, wrong, seconds=times),
+    st.builds(Look, fault=st.just("folder cannot be read"), seconds=times),
+    st.builds(Look, present=st.just(False), seconds=times),
+    st.just(Look()),  # the policy is away for a moment, as in a save
+)
+graces = st.sampled_from([Policy(), Policy(removal_grace=60)])
+
+
+@given(wrong, trees, st.lists(st.tuples(looks, trees), max_size=8), trees, graces)
+def test_a_first_faulty_policy_never_publishes(
+    first: TextFile,
+    tree: dict[str, tuple[x509.Certificate, ...]],
+    steps: list[tuple[Look, dict[str, tuple[x509.Certificate, ...]]]],
+    end: dict[str, tuple[x509.Certificate, ...]],
+    defaults: Policy,
+) -> None:
+    """Whatever happens until it is corrected; and then no key is there that a fresh start would not publish."""
+    now = START
+    snapshot = build(TENANT, Folder(files_of(tree), first), None, defaults, now)
+    for look, files in [(Look(first), tree), *steps]:
+        now = replace(now, steady=now.steady + look.seconds)
+        gone = look.fault is not None or not look.present
+        folder = Folder(() if gone else files_of(files), look.policy, present=look.present, fault=look.fault)
+        snapshot = build(TENANT, folder, snapshot, defaults, now)
+        assert snapshot.key_set is None
+        assert snapshot.published == ()
+        assert snapshot.owed == ()
+    corrected = Folder(files_of(end), TextFile('kid = "rfc7638"'))
+    assert build(TENANT, corrected, snapshot, defaults, now).key_set == (
+        build(TENANT, corrected, None, defaults, now).key_set
+    )
 
 
 @given(st.lists(trees, min_size=2, max_size=4))

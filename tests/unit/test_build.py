@@ -245,6 +245,145 @@ def test_a_wrong_policy_leaves_the_last_good_one_in_force() -> None:
     assert broken.key_set == first.key_set
 
 
+# --- rules that were never known
+
+WRONG = TextFile("x5c = 7")
+UNREADABLE = TextFile(fault="permission denied")
+
+
+def build_files(
+    *files: KeyFile,
+    policy: TextFile | None = None,
+    revoked: TextFile | None = None,
+    previous: Snapshot | None = None,
+    now: Moment = START,
+    defaults: Policy | None = None,
+    remembered: Remembered | None = None,
+) -> Snapshot:
+    folder = Folder(files, policy or TextFile(), revoked or TextFile())
+    return build(TENANT, folder, previous, defaults or Policy(), now, remembered=remembered)
+
+
+@pytest.mark.parametrize("policy", [WRONG, UNREADABLE, TextFile("x5c ="), TextFile("[" * 100_000)])
+def test_a_first_policy_that_is_faulty_withholds_the_tenant(policy: TextFile) -> None:
+    """Under the server's own policy the keys would have other ids and algorithms than relying parties know."""
+    file = key_file("a.pem", A)
+    first = build_files(file, policy=policy)
+    assert (first.key_set, first.published, first.vacant) == (None, (), False)
+    (problem,) = first.problems
+    assert (problem.level, problem.file_name) == (Level.FAULT, "tenant.toml")
+    assert problem.text.endswith(
+        "; nothing is published until it is corrected, because the tenant's policy is not known"
+    )
+    again = build_files(file, policy=policy, previous=first, now=later(3600))
+    assert again.key_set is None
+    corrected = build_files(file, policy=TextFile('kid = "filename"'), previous=again, now=later(7200))
+    assert kids(corrected) == {"a"}
+    assert corrected.problems == ()
+    wrong_again = build_files(file, policy=policy, previous=corrected, now=later(7300))
+    assert wrong_again.key_set == corrected.key_set
+    assert wrong_again.problems[0].text.endswith("; the last good policy is in force")
+
+
+def test_a_first_policy_that_is_faulty_is_gone_when_it_has_settled() -> None:
+    """An editor that unlinks it and writes a good one does not publish by the server's policy in between."""
+    file = key_file("a.pem", A)
+    first = build_files(file, policy=WRONG)
+    missing = build_files(file, previous=first, now=later(1))
+    assert missing.key_set is None
+    assert missing.look_again.seconds_from(later(1)) == pytest.approx(SETTLE_SECONDS)
+    written = build_files(file, policy=TextFile("x5c = false"), previous=missing, now=later(1 + SETTLE_SECONDS / 2))
+    assert len(kids(written)) == 1
+    assert written.policy.value.x5c is False
+    gone = build_files(file, previous=missing, now=later(2))
+    assert kids(gone) == kids(build_files(file))
+
+
+def test_a_policy_that_was_known_stays_in_force_when_it_turns_faulty() -> None:
+    """That there was none is known as well; and what the state directory remembers is."""
+    file = key_file("a.pem", A)
+    none = build_files(file)
+    assert build_files(file, policy=WRONG, previous=none).key_set == none.key_set
+    remembered = Remembered(Policy(x5c=False), ())
+    restarted = build_files(file, policy=WRONG, remembered=remembered)
+    assert restarted.policy.value.x5c is False
+    assert kids(restarted) == kids(none)
+    late = build_files(file, policy=WRONG, previous=build_files(file, policy=WRONG), remembered=remembered)
+    assert late.key_set == restarted.key_set
+
+
+def test_a_list_of_revoked_keys_that_was_never_readable_withholds_the_tenant() -> None:
+    """It may name any of the keys; once it was read, what it last named stays revoked."""
+    file, other = key_file("a.pem", A), key_file("b.pem", B)
+    (kid,) = kids(build_files(file))
+    first = build_files(file, other, revoked=UNREADABLE)
+    assert (first.key_set, first.published) == (None, ())
+    (problem,) = first.problems
+    assert (problem.level, problem.file_name) == (Level.FAULT, "revoked")
+    assert problem.text == (
+        "permission denied; nothing is published until it can be read, because the tenant's revoked keys are not known"
+    )
+    emptied = build_files(file, other, revoked=TextFile(""), previous=first, now=later(1))
+    assert emptied.key_set is None
+    read = build_files(file, other, revoked=TextFile(kid), previous=emptied, now=later(1.01))
+    assert kids(read) == kids(build_files(other))
+    unreadable = build_files(file, other, revoked=UNREADABLE, previous=read, now=later(2))
+    assert unreadable.key_set == read.key_set
+    gone = build_files(file, other, previous=emptied, now=later(2))
+    assert kids(gone) == kids(build_files(file, other))
+
+
+@pytest.mark.parametrize("folder", [Folder(fault="folder cannot be read"), Folder(present=False)])
+def test_a_folder_that_cannot_be_looked_into_does_not_make_unknown_rules_known(folder: Folder) -> None:
+    """What was withheld stays withheld, and what comes back with a fault is still a first one."""
+    file = key_file("a.pem", A)
+    first = build_files(file, policy=WRONG)
+    between = build(TENANT, folder, first, Policy(), later(1))
+    assert between.key_set is None
+    assert build_files(file, policy=WRONG, previous=between, now=later(2)).key_set is None
+    never = build(TENANT, folder, None, Policy(), START)
+    assert build_files(file, policy=WRONG, previous=never, now=later(2)).key_set is None
+    assert build_files(file, revoked=UNREADABLE, previous=never, now=later(2)).key_set is None
+
+
+def test_a_key_that_was_never_published_is_not_owed() -> None:
+    """It was put there while the policy was faulty, and taken away again."""
+    defaults = Policy(removal_grace=600)
+    first = build_files(key_file("a.pem", A), key_file("b.pem", B), policy=WRONG, defaults=defaults)
+    fewer = build_files(key_file("b.pem", B), policy=WRONG, defaults=defaults, previous=first, now=later(1))
+    ruled = build_files(key_file("b.pem", B), policy=TextFile(""), defaults=defaults, previous=fewer, now=later(2))
+    assert ruled.owed == ()
+    assert kids(ruled) == kids(build_files(key_file("b.pem", B)))
+    at_once = build_files(policy=TextFile(""), defaults=defaults, previous=first, now=later(1))
+    assert at_once.owed == ()
+
+
+def test_a_debt_from_before_the_start_outlasts_unknown_rules() -> None:
+    """It is published as long as nobody can look, withheld with the others, and neither lost nor cut short."""
+    key = key_file("a.pem", A).keys[0]
+    remembered = Remembered(Policy(removal_grace=60), (Owed("a.pem", key, inf),))
+    start = build_folder(fault="unreadable", remembered=remembered)
+    assert len(kids(start)) == 1
+    unknown = build_files(key_file("b.pem", B), revoked=UNREADABLE, previous=start, now=later(100))
+    assert unknown.key_set is None
+    unreadable = build_folder(fault="unreadable", previous=unknown, now=later(200))
+    assert unreadable.key_set is None
+    there_too = build_files(key_file("a.pem", A), revoked=UNREADABLE, previous=unreadable, now=later(300))
+    known = build_files(
+        key_file("b.pem", B),
+        policy=TextFile("removal_grace = 60"),
+        revoked=TextFile("nobody"),
+        previous=there_too,
+        now=later(400),
+    )
+    assert len(kids(known)) == 2
+    assert known.next_change.seconds_from(later(400)) == pytest.approx(60)
+    away = build_folder(present=False, previous=unknown, now=later(100))
+    assert away.key_set is None
+    assert not away.gone
+    assert build_folder(present=False, previous=away, now=later(161)).gone
+
+
 def test_validity_hides_and_shows_on_time() -> None:
     """The snapshot says when it changes by itself."""
     hide = Policy(not_yet_valid=OutOfValidity.HIDE, expired=OutOfValidity.HIDE)

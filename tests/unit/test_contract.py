@@ -58,6 +58,13 @@ STATES: Mapping[str, tuple[Publication | None, bool, tuple[str, ...], int]] = {
     "a good tenant that the client knows": (GOOD, False, (ETAG,), 304),
     "a tenant whose every file is faulty": (published(Folder((BROKEN,))), False, (ETAG,), 503),
     "a tenant whose folder cannot be read": (published(Folder(fault="folder cannot be read")), False, (), 503),
+    "a tenant whose first policy is faulty": (published(Folder((KEY_FILE,), TextFile("kid ="))), False, (ETAG,), 503),
+    "a tenant whose first list of revoked keys is faulty": (
+        published(Folder((KEY_FILE,), revoked=TextFile(fault="permission denied"))),
+        False,
+        ("*",),
+        503,
+    ),
     "a tenant that was not loaded yet": (None, True, (ETAG, "*"), 503),
     "a folder without key files": (published(Folder()), False, ("*",), 404),
     "a tenant whose key files publish nothing": (EMPTY, False, (), 200),

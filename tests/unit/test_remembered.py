@@ -25,6 +25,7 @@ from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.jwk import Key, base64url
 from jwks_server.core.lifecycle import KeyFile, Moment
 from jwks_server.core.policy import OutOfValidity, Policy
+from jwks_server.core.publication import publication_of
 from jwks_server.core.remembered import from_text, to_text, worth_remembering
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import TenantName
@@ -187,6 +188,26 @@ def test_without_a_grace_there_is_nothing_to_remember() -> None:
     file = key_file("k.pem", MADE["certificate with chain"])
     assert worth_remembering(snapshot_of(file, policy=Policy())) == ()
     assert worth_remembering(snapshot_of(file)) != ()
+
+
+def test_a_stand_in_for_a_policy_that_was_never_known_is_not_remembered() -> None:
+    """After a restart it would be taken for the tenant's own, and the tenant published by it."""
+    file = key_file("k.pem", MADE["certificate with chain"])
+    unknown = build(TENANT, Folder((file,), TextFile("kid =")), None, GRACE, START)
+    assert not publication_of(unknown).is_remembered
+    known = build(TENANT, Folder((file,), TextFile("kid =")), snapshot_of(file), GRACE, START)
+    assert publication_of(known).is_remembered
+
+
+def test_what_is_owed_stays_remembered_while_a_list_of_revoked_keys_was_never_readable() -> None:
+    """It is withheld then, not forgotten."""
+    file = key_file("k.pem", MADE["certificate with chain"])
+    before = remembered(snapshot_of(file))
+    unreadable = Folder((file,), TextFile(), TextFile(fault="permission denied"))
+    withheld = build(TENANT, unreadable, None, GRACE, START, remembered=before)
+    assert withheld.key_set is None
+    assert publication_of(withheld).is_remembered
+    assert remembered(withheld) == before
 
 
 def test_what_is_worth_remembering_changes_with_the_keys_their_deadlines_and_the_policy() -> None:
