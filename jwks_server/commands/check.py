@@ -110,7 +110,7 @@ def _tenant_json(snapshot: Snapshot) -> dict[str, object]:
 
 def _status(snapshot: Snapshot) -> int:
     """Return the status that a GET would be answered with."""
-    return answer(Ask("GET"), publication_of(snapshot, None, b""), clock.now(), expected=True, media_type="").status.value
+    return answer(Ask("GET"), publication_of(snapshot), clock.now(), expected=True, media_type="").status.value
 
 
 def _file_json(file: KeyFile, snapshot: Snapshot) -> dict[str, object]:

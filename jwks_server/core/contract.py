@@ -135,7 +135,7 @@ def _cache_control(publication: Publication, key_set: KeySet, now: Moment) -> st
 
     One without keys is asked for again each time: it may be a mistake, and would outlive it in every cache.
     """
-    if not publication.kids:
+    if not publication.keys:
         return "no-cache"
     left = publication.next_change.seconds_from(now)
     max_age = key_set.max_age if left is None else min(key_set.max_age, int(left))

@@ -87,7 +87,7 @@ class Publication:
 
 
 def publication_of(
-    snapshot: Snapshot, previous: Snapshot | None, sealed: bytes, record: Record | None = None
+    snapshot: Snapshot, previous: Snapshot | None = None, sealed: bytes = b"", record: Record | None = None
 ) -> Publication:
     """Return what the serving process needs of a snapshot that was built on the previous one."""
     levels = [problem.level for problem in snapshot.problems]

@@ -8,7 +8,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from cryptography import x509
 from support.certificates import certificate, pem, private_key
-from support.inprocess import World, eventually, followed, kids_of
+from support.inprocess import World, eventually, followed
+from support.publications import kids_of
 
 from jwks_server.core.lifecycle import Moment
 from jwks_server.core.policy import OutOfValidity, Policy

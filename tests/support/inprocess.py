@@ -1,7 +1,6 @@
 """The following of a tree without processes or sockets, for tests that look inside."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from jwks_server.reading.load import load
 from jwks_server.reading.source import Source
 from jwks_server.reading.survey import survey
 from jwks_server.reading.tree import list_root
+from support.publications import kids_of
 
 PATIENCE_SECONDS = 30.0
 EVERY_TENTH = Pause(1, 0.1, 0.1)
@@ -83,12 +83,6 @@ class Recorder:
     def doubt(self) -> None:
         """Count."""
         self.doubts += 1
-
-
-def kids_of(publication: Publication) -> set[str]:
-    """Return the key ids that a tenant publishes; none where it publishes nothing."""
-    body = publication.key_set.body if publication.key_set else b'{"keys":[]}'
-    return {key["kid"] for key in json.loads(body)["keys"]}
 
 
 class World:

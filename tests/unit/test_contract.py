@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from support.certificates import NOW, certificate, pem, private_key
+from support.publications import kids_of
 
 from jwks_server.core.build import build, faulty_key_file, read_key_file
 from jwks_server.core.contract import Ask, Reply, answer, tenant_of
@@ -36,7 +37,7 @@ def key_set_of(publication: Publication) -> KeySet:
 
 GOOD = published(Folder((KEY_FILE,)))
 ETAG = key_set_of(GOOD).etag
-EMPTY = published(Folder((KEY_FILE,), revoked=TextFile("\n".join(GOOD.kids))))
+EMPTY = published(Folder((KEY_FILE,), revoked=TextFile("\n".join(kids_of(GOOD)))))
 EMPTY_ETAG = key_set_of(EMPTY).etag
 
 

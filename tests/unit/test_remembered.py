@@ -25,8 +25,7 @@ from jwks_server.core.formats.certificates import tolerating_oddities
 from jwks_server.core.jwk import Key, base64url
 from jwks_server.core.lifecycle import KeyFile, Moment
 from jwks_server.core.policy import OutOfValidity, Policy
-from jwks_server.core.publication import publication_of
-from jwks_server.core.remembered import from_text, to_text, worth_remembering
+from jwks_server.core.remembered import from_text, record_of, to_text, worth_remembering
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import TenantName
 
@@ -194,9 +193,9 @@ def test_a_stand_in_for_a_policy_that_was_never_known_is_not_remembered() -> Non
     """After a restart it would be taken for the tenant's own, and the tenant published by it."""
     file = key_file("k.pem", MADE["certificate with chain"])
     unknown = build(TENANT, Folder((file,), TextFile("kid =")), None, GRACE, START)
-    assert not publication_of(unknown).is_remembered
+    assert record_of(unknown, None, None, START) is None
     known = build(TENANT, Folder((file,), TextFile("kid =")), snapshot_of(file), GRACE, START)
-    assert publication_of(known).is_remembered
+    assert record_of(known, None, None, START) is not None
 
 
 def test_what_is_owed_stays_remembered_while_a_list_of_revoked_keys_was_never_readable() -> None:
@@ -206,7 +205,7 @@ def test_what_is_owed_stays_remembered_while_a_list_of_revoked_keys_was_never_re
     unreadable = Folder((file,), TextFile(), TextFile(fault="permission denied"))
     withheld = build(TENANT, unreadable, None, GRACE, START, remembered=before)
     assert withheld.key_set is None
-    assert publication_of(withheld).is_remembered
+    assert record_of(withheld, None, before, START) is not None
     assert remembered(withheld) == before
 
 
