@@ -39,8 +39,8 @@ class Metrics(Collector):
         yield _gauge("root_lost", "1 while the keystores folder cannot be read.", follower.root.fault is not None)
         yield _gauge("comparing", "1 while changes are found by comparing alone.", follower.watchkeeper.is_deaf)
         state_fails = self._health.state.fault is not None
-        yield _gauge("memory_failing", "1 while removed keys are not remembered.", state_fails)
-        yield _gauge("workers", "Reader processes that live.", len(self._health.readers.pids))
+        yield _gauge("state_failing", "1 while removed keys are not remembered.", state_fails)
+        yield _gauge("readers", "Reader processes that live.", len(self._health.readers.pids))
         yield _counter("loads", "Times a tenant's folder was read.", follower.reconciler.loads)
         yield _counter("swaps", "Times a tenant's key set changed.", follower.reconciler.swaps)
         yield _counter("changes_missed", "Changes that no event named, found by comparing.", follower.missed)

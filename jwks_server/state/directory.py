@@ -86,7 +86,7 @@ class StateDirectory:
                 continue
             except (KeyFileError, TenantNameError, IsADirectoryError) as error:
                 _log.error(
-                    "memory of removed keys not used; keys that were owed from before the start may be missing",
+                    "record of removed keys not used; keys that were owed from before the start may be missing",
                     extra=fields(file=path, reason=error),
                 )
                 with suppress(OSError):

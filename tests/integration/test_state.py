@@ -98,7 +98,7 @@ def admin(server: Server, path: str) -> Answer:
 
 
 def failing(server: Server) -> bool:
-    return b"\njwks_server_memory_failing 1.0\n" in admin(server, "/metrics").body
+    return b"\njwks_server_state_failing 1.0\n" in admin(server, "/metrics").body
 
 
 def revoke(keystores: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -206,7 +206,7 @@ def test_a_corrupt_memory_is_loud_set_aside_and_serves_on(
     (state / "owed" / "No Tenant").write_text("what is this?")
     with Server(keystores, "--state-dir", str(state), *GRACE) as server:
         server.wait_for_kids(TENANT, {KID_A, KID_B})
-        lines = [line for line in server.log.splitlines() if "memory of removed keys not used" in line]
+        lines = [line for line in server.log.splitlines() if "record of removed keys not used" in line]
         assert len(lines) == 2
         assert any(f"file={state_file(state)}" in line for line in lines)
         assert (state / "owed" / f".damaged-{TENANT}").read_bytes() == text
