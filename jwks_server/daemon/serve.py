@@ -167,5 +167,11 @@ async def _load_all(follower: Follower) -> None:
 
 
 async def _keep_records(state: StateDirectory, follower: Follower) -> None:
-    async for late in state.write_forever():
-        follower.turns.recall(late)
+    """Write records for ever: a failure nobody thought of is logged, and writing starts over."""
+    while True:
+        try:
+            async for late in state.write_forever():
+                follower.turns.recall(late)
+        except Exception:  # noqa: BLE001 - see the docstring
+            _log.exception("writing to the state directory failed and starts over: a bug")
+            await asyncio.sleep(1)
