@@ -1,4 +1,4 @@
-"""Which certificates of a bag sign tokens, and which are their issuers."""
+"""Which of a file's certificates (the bag) sign tokens, and which are their issuers."""
 
 import warnings
 from collections import defaultdict
@@ -56,7 +56,7 @@ def check_readable(certificate: Certificate) -> None:
 def public_key(certificate: Certificate) -> PublicKeyTypes:
     """Return the certificate's key; raise UnsupportedKeyError for a kind unknown here, KeyFileError for a broken one.
 
-    A self-signed certificate must verify under its own key: that catches every damaged bit that parses.
+    A self-signed certificate must verify under its own key: a flipped bit that still parses is found so.
     """
     try:
         key = certificate.public_key()

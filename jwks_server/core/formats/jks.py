@@ -21,7 +21,7 @@ _VERSIONS = (1, 2)
 
 @dataclass(slots=True)
 class _Reader:
-    """A position in the records; a read beyond their end is the file's fault."""
+    """A position in the records; a read beyond their end raises KeyFileError."""
 
     data: bytes
     position: int = 0

@@ -1,7 +1,7 @@
 """JSON Web Keys and sets of them (RFC 7517) as input.
 
-The public members of a known `kty` are read one by one into a public key, which is then published like any other: a
-private or an unknown member has no way through.
+The public members of a known `kty` are read one by one into a public key, which is then published like any other.
+The values of private and unknown members are never used.
 """
 
 import base64
@@ -40,7 +40,7 @@ _ML_DSA: Mapping[str, Callable[[bytes], PublicKeyTypes]] = {
 
 
 def read(data: bytes) -> Contents:
-    """Return the keys of a JWK or a JWKS; a key that cannot be published does not keep the others from it."""
+    """Return the keys of a JWK or a JWKS; a key that cannot be published is refused, and the others are returned."""
     document = _json(data)
     members = document.get("keys")
     if members is None and "kty" not in document:
@@ -177,7 +177,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a name given twice: which one counts differs between readers (RFC 7517, section 4)."""
+    """Refuse a name given twice: parsers differ in which one they take (RFC 7517, section 4)."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise KeyFileError("JSON with the same member name twice in one object; delete one")

@@ -86,7 +86,7 @@ def scrypt(password: bytes, salt: bytes, cost: tuple[int, int, int], size: int, 
 
 
 def _fill(text: bytes, width: int) -> bytes:
-    """Repeat the text up to a whole number of blocks; nothing stays nothing."""
+    """Repeat the text up to a whole number of blocks; an empty text stays empty."""
     size = -(-len(text) // width) * width
     return (text * (size // len(text) + 1))[:size] if text else b""
 

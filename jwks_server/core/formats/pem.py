@@ -1,4 +1,4 @@
-"""PEM files (RFC 7468): certificates, PKCS#7 bundles and public keys, one or several, in any company.
+"""PEM files (RFC 7468): certificates, PKCS#7 bundles and public keys, one or several, whatever else is in the file.
 
 Private keys in the file are passed over as text; they are never decoded.
 """
@@ -19,8 +19,8 @@ from jwks_server.core.formats.contents import Contents, Entry
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-# Atomic: text that begins a block and does not end it is gone through once. (Possessive quantifiers would read better,
-# and do not match in CPython 3.11.2, which is Debian 12's.)
+# The group is atomic, so that a block which begins and never ends is searched once and not again from every dash.
+# (Possessive quantifiers would read better, and do not match in CPython 3.11.2, which is Debian 12's.)
 _BLOCK = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 #.-]{1,64})-----(?P<body>(?>[^-]*(?:-(?!----)[^-]*)*))-----END (?P=label)-----"
 )

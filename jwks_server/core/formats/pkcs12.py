@@ -27,7 +27,7 @@ _KEY_BAGS = frozenset({"key_bag", "pkcs8_shrouded_key_bag"})
 _TRUSTED_BY_JAVA = "2.16.840.1.113894.746875.1.1"
 _WRONG_PASSWORD = "wrong password or corrupted keystore"  # noqa: S105 - a text
 
-# asn1crypto parses on access, and damaged bytes raise whatever they happen to meet.
+# asn1crypto parses a value when it is asked for, and raises any of these for damaged bytes.
 _DAMAGED = (
     ValueError,
     TypeError,
@@ -69,7 +69,7 @@ class _Store:
 
 
 def read(data: bytes, password: Password | None) -> Contents:
-    """Return the key entries of a store, each with its chain; no password is tried as the empty one."""
+    """Return the key entries of a store, each with its chain; without a password the empty one is tried."""
     try:
         store = _read(data, password)
     except WrongPasswordError as error:
@@ -92,7 +92,7 @@ def _read(data: bytes, password: Password | None) -> _Store:
     tried = password or Password(b"")
     if not isinstance(pfx["mac_data"], core.Void) and not verifies(pfx["mac_data"], content, tried, store.budget):
         raise KeyFileError(_wrong(password, fits=_opens_a_part(parts, tried, store.budget)))
-    # Parts under RC2 with 40 bits last: cryptography opens them whole, and there is no need to without a key entry.
+    # Parts under RC2 with 40 bits are opened last, and only for a store with key entries: the library opens them whole.
     opaque = []
     for part in parts:
         kind = part["content_type"].native

@@ -14,7 +14,7 @@ _PBMAC1 = "1.2.840.113549.1.5.14"
 
 
 def verifies(mac_data: Any, content: bytes, password: Password, budget: kdf.Budget) -> bool:  # noqa: ANN401
-    """Tell whether the store is whole and the password is its own; the two cannot be told apart here."""
+    """Tell whether the store is whole and the password is right; False does not say which of the two is wrong."""
     info = mac_data["mac"]
     algorithm, stated = info["digest_algorithm"], info["digest"].native
     if algorithm["algorithm"].dotted == _PBMAC1:
