@@ -24,7 +24,7 @@ from jwks_server.core.text import readable
 T = TypeVar("T")
 
 SETTLE_SECONDS = 0.025
-"""How long what vanished must stay away before it is believed: a checkout unlinks and creates within 4 ms."""
+"""A file must be missing for so long before its removal counts: a git checkout unlinks and creates within 4 ms."""
 
 
 def read_key_file(name: str, stamp: bytes, data: bytes, password: formats.Password | None) -> KeyFile:
@@ -62,21 +62,23 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
 ) -> Snapshot:
     """Return the tenant's snapshot.
 
-    `remembered` is what was published before the server started; after the first load only its keys count.
+    `remembered` is what was published before the server started. Where it comes later than the first load, its keys
+    count, and its policy only while none of the tenant's own is known.
     """
     problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
     past = _past(tenant, previous, defaults, remembered)
-    settle = settle_seconds if previous else 0.0  # nobody is in the middle of a save that began before the start
+    settle = settle_seconds if previous else 0.0  # what the first load does not find was removed before it
     policy, policy_problems = _policy(folder, past, defaults, now.steady, settle)
     revoked, revoked_problems = _revoked(folder, past, now.steady, settle)
-    # A folder that cannot be looked into changes nothing: what is withheld stays withheld, what is not stays published.
+    # While the folder cannot be read, nothing changes: a withheld tenant stays withheld, a published one published.
     is_seen = folder.fault is None and folder.present
     rules_unknown = not (policy.known and revoked.known) if is_seen else past.rules_unknown
     files = folder.files if folder.fault is None else past.files
-    # While nobody can look, or tell what is revoked, nobody knows what is owed: no deadline is set then.
+    # While the folder or its rules cannot be read, nobody can tell which keys were removed: no deadline is set then.
     in_doubt = folder.fault is not None or (rules_unknown and folder.present)
     grace = inf if in_doubt else max(policy.value.removal_grace, settle)
-    # What was withheld was never published, so nobody is owed it; what is owed from before stays so beside its file.
+    # A withheld key was never published, so its removal leaves nothing owed. While the rules are unknown, a key that
+    # was owed before stays owed, even if a file gives it again.
     before = () if past.rules_unknown else ((file.name, key) for file in past.files for key in file.keys)
     owed = owed_after(before, past.owed, () if rules_unknown else files, now.steady, grace)
 
@@ -126,7 +128,7 @@ def _past(tenant: TenantName, previous: Snapshot | None, defaults: Policy, remem
 
 
 def _before_the_start(tenant: TenantName, defaults: Policy, remembered: Remembered | None) -> Snapshot:
-    """Return what the memory says as a snapshot of a tenant nobody has looked at yet."""
+    """Return what the tenant's record says as the snapshot of a folder that was not read yet."""
     return Snapshot(
         tenant,
         present=True,
@@ -149,7 +151,7 @@ def _policy(
 ) -> tuple[Settled[Policy], list[Problem]]:
     """Return the policy in force: the file's, else the last good one; without a file, the server's.
 
-    A folder that is gone takes no policy away: its own grace decides about the keys that are still owed.
+    Where the whole folder is gone, the last policy stays in force: its grace says how long the keys are still owed.
     """
     last = past.policy
     if folder.fault is not None or not folder.present:
@@ -192,7 +194,10 @@ def _revoked(
 
 
 def _without_file(last: Settled[T], default: T, now: float, settle_seconds: float, *, was_faulty: bool) -> Settled[T]:
-    """Return the last value for the settling time, then the default: an editor's save is not a removal."""
+    """Return the last value until its file was missing for the settling time, then the default.
+
+    Editors remove a file for a moment when they save it. `was_faulty` says that the last value may be a stand-in.
+    """
     if last.value == default and (last.known or not was_faulty):
         return Settled(default, known=True)
     since = last.missing_since if last.missing_since is not None else now

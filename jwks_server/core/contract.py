@@ -131,9 +131,10 @@ def _matches(if_none_match: tuple[str, ...], etag: str) -> bool:
 
 
 def _cache_control(publication: Publication, key_set: KeySet, now: Moment) -> str:
-    """Return how long the set may be kept: no longer than until it changes by itself, but where the server fails.
+    """Return the value of Cache-Control.
 
-    One without keys is asked for again each time: it may be a mistake, and would outlive it in every cache.
+    Caches may keep a set until it next changes by itself, and longer only while the server fails. A set without keys
+    is `no-cache`: it may be a mistake, which caches would go on serving after it is corrected.
     """
     if not publication.keys:
         return "no-cache"

@@ -34,7 +34,7 @@ class RootUnavailableError(JwksServerError):
 
 
 class ReaderError(JwksServerError):
-    """A reader process failed or was ended, not the files themselves; the tenant is as it was."""
+    """A reader process failed, which says nothing about the files; what the tenant publishes stays."""
 
 
 class SealedError(JwksServerError):

@@ -1,6 +1,6 @@
 """A public key as the members of a JSON Web Key (RFC 7517; RFC 7518, section 6; RFC 8037; RFC 8812; RFC 9964).
 
-The members are taken from the key's public numbers one by one; there is no place for a private one to come from.
+The members are taken one by one from a public key object, which holds no private number.
 """
 
 from base64 import urlsafe_b64encode

@@ -33,7 +33,8 @@ class PublishedKey:
 class KeySet:
     """A finished key set. `etag` is a digest of the body, quotes included.
 
-    For `max_age` seconds a cache may answer with it unasked, for `stale_if_error` more where the server fails.
+    For `max_age` seconds a cache may answer with it without asking the server, for `stale_if_error` more where the
+    server fails.
     """
 
     body: bytes

@@ -1,4 +1,7 @@
-"""Keys over time: what a file last gave, what was removed and is still owed, when the set changes by itself."""
+"""Keys over time: what a file last gave, which removed keys are still published, when the set changes by itself.
+
+A key is owed while no file gives it any longer and a removal grace still keeps it published.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,8 +68,8 @@ def owed_after(
 ) -> tuple[Owed, ...]:
     """Return the keys still owed: those owed before, and those that the files gave before and give no longer.
 
-    `before` pairs file names with the keys they gave. A key that any file gives again is owed no longer. A grace that
-    was shortened since, or a deadline that lies too far ahead, is cut to `grace` from now.
+    `before` pairs file names with the keys they gave. A key that any file gives again is owed no longer. No deadline
+    lies further ahead than `grace` from now: a policy may have shortened the grace.
     """
     given = {key_identity(key) for file in current for key in file.keys}
     still: dict[Identity, Owed] = {}

@@ -18,14 +18,15 @@ MOST_NAMED = 50
 """How many problems, added keys and removed keys are named; the rest is counted."""
 
 MOST_TEXT = 2000
-"""How many characters of a problem are said: a file with thousands of bad keys has a long one."""
+"""How many characters of a problem's text are kept: a file with thousands of bad keys has a long one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What of a tenant has to outlive the process, as text, and a digest of what it says but for the time.
+    """What of a tenant has to outlive the process, as text for the state directory.
 
-    `adds_keys` says that it holds a key that the tenant did not publish before.
+    `digest` is the same for the same policy, keys and deadlines, whenever the text was written. `adds_keys` says that
+    it holds a key that the tenant did not publish before.
     """
 
     text: bytes
@@ -49,13 +50,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is served of a tenant, said of it and due for it, its sealed snapshot, and what of it has to be recorded.
+    """All that the server holds of a tenant: its key set, its problems, its next changes, its sealed snapshot.
 
-    `key_set` is None where there is nothing that could honestly be answered; `vacant` says that it is so because there
-    is no tenant. `keys` counts the members of the set, `owed` the keys that no file gives any longer. `problems` are
-    the first MOST_NAMED, `faults`, `warnings` and `notices` count them all. `faulty` is a digest of the files that give
-    only what they last gave, empty where there are none; `folder_fault` says that something which is no key file cannot
-    be used. For the two times see Snapshot.
+    `key_set` is None where no set may be answered: with 404 where `vacant` says that there is no tenant, else with 503.
+    `keys` counts the members of the set, `owed` the keys that no file gives any longer. `problems` are the first
+    MOST_NAMED, `faults`, `warnings` and `notices` count them all. `faulty` is a digest of the names and stamps of
+    faulty key files, empty where there are none; `folder_fault` says that the folder, its policy or its list of revoked
+    keys is faulty. For the two times see Snapshot. `record` is what has to outlive the process, None where nothing has.
     """
 
     tenant: TenantName

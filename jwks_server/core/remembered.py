@@ -1,7 +1,7 @@
-"""A tenant's published keys and its policy as a small text: the one thing that outlives the tree and the process.
+"""A tenant's record: its published keys and its policy as a small text, which the state directory keeps over a restart.
 
-Keys come back through the readers of key files, as certificates or JWKs: what the text holds is checked like any other
-input, and there is no way for a private member to come back.
+The keys are parsed by the same code as key files, as certificates or JWKs: what the text holds is checked like any
+other input, and no private member can come back.
 """
 
 import hashlib
@@ -38,7 +38,9 @@ def worth_remembering(snapshot: Snapshot) -> tuple[object, ...]:
 def record_of(
     snapshot: Snapshot, previous: Snapshot | None, remembered: Remembered | None, now: Moment
 ) -> Record | None:
-    """Return what of the snapshot has to outlive the process, or None where it has no known grace or is gone.
+    """Return what of the snapshot has to outlive the process, or None.
+
+    There is nothing to record where the policy has no grace or is not known, and where the tenant is gone.
 
     `previous` and `remembered` tell which of its keys are new.
     """
@@ -56,7 +58,7 @@ def record_of(
 
 
 def to_text(snapshot: Snapshot, now: Moment) -> bytes:
-    """Return the memory of a tenant. Deadlines are written on the wall clock, for the steady one ends with the boot."""
+    """Return a tenant's record. Deadlines are on the wall clock: the steady one starts anew when the machine boots."""
     keys = [
         {
             "file": owed.file_name,
@@ -71,7 +73,7 @@ def to_text(snapshot: Snapshot, now: Moment) -> bytes:
 
 
 def from_text(text: bytes, now: Moment) -> Remembered:
-    """Return the memory of a tenant; raise KeyFileError where the text is not one that `to_text` wrote."""
+    """Return what a tenant's record says; raise KeyFileError where the text is not one that `to_text` wrote."""
     try:
         memory = json.loads(text.decode("ascii", "replace"))
         if memory["version"] != _VERSION:
@@ -86,7 +88,7 @@ def from_text(text: bytes, now: Moment) -> Remembered:
 
 
 def without_keys(text: bytes, others: Iterable[bytes], now: Moment) -> bytes:
-    """Return the memory of a tenant without the keys that other memories of it hold."""
+    """Return a tenant's record without the keys that other records of the tenant hold."""
     known = {key_identity(owed.key) for other in others for owed in from_text(other, now).keys}
     memory = json.loads(text)
     pairs = zip(memory["keys"], from_text(text, now).keys, strict=True)
@@ -96,7 +98,7 @@ def without_keys(text: bytes, others: Iterable[bytes], now: Moment) -> bytes:
 
 def _owed(snapshot: Snapshot) -> Iterator[Owed]:
     if snapshot.rules_unknown:
-        yield from snapshot.owed  # withheld, not forgotten
+        yield from snapshot.owed  # they are not published now, and may be again
         return
     published = {key.identity for key in snapshot.published}
     current = (Owed(file.name, key, inf) for file in snapshot.files for key in file.keys)

@@ -1,4 +1,4 @@
-"""When a tenant is read again after a turn: one decision from what came of the turn."""
+"""When a tenant is read again: one decision from what came of its last turn. A turn reads one tenant's folder once."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,14 +22,14 @@ class Came(Enum):
     """Nothing could be learned: the tree or the reader process failed, or the tree is another than is believed."""
 
     CRASH = auto()
-    """A reader process crashed or hung, and there is no file that could be left out to help."""
+    """A reader process crashed or hung, and no file is known that could be left out of the next reading."""
 
     BLAME = auto()
     """A reader process crashed or hung at a file; the tenant can be read at once without it."""
 
     @property
     def crashed(self) -> bool:
-        """Tell whether it cost a reader process."""
+        """Tell whether a reader process crashed or hung."""
         return self in {Came.CRASH, Came.BLAME}
 
 
@@ -37,8 +37,8 @@ class Came(Enum):
 class Outcome:
     """What came of a turn, and in how many seconds what is published changes by itself, if it will.
 
-    `suspected` says that a reader process crashed or hung at this tenant, `hung` that it did so before it had any
-    content: such a tenant is tried again by the comparison, which tries one after the other.
+    `suspected` says that a reader process crashed or hung at this tenant, `hung` that opening its folder or a file
+    hangs. A hung tenant gets no timer: the comparison of the tree retries such tenants one after the other.
     """
 
     came: Came

@@ -48,7 +48,7 @@ class Selection:
         return self._takes_by_time(file_name, key)
 
     def warn_of_unseen_aliases(self) -> None:
-        """Say which entries the policy names and no keystore has, after the last key was taken or not."""
+        """Warn of entries that the policy names and no keystore has. Call it after `takes` was asked of every key."""
         for alias in sorted(self._unseen_aliases):
             text = f"'aliases' names {alias!r}, which no keystore of this tenant has"
             self.problems.append(Problem(Level.WARNING, text, POLICY_FILE))
@@ -77,7 +77,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A key's claim to an id; `bare` says that its certificate is not mentioned."""
+    """A key's claim to an id; `bare` says that its JWK leaves out the certificate."""
 
     published: PublishedKey
     key: Key
@@ -94,7 +94,7 @@ def published_keys(
     """Return the members of the set, each with its JSON, under unique ids: the same key twice is one.
 
     Of two keys of files that claim one id, the one that was published under it stays; where none was, the first file
-    by name has it. A key that is only owed gives way: its file's new key may have its id.
+    by name has it. A key that is only owed loses its id to any key of a file: its file's new key may claim it.
     """
     was = {key.kid: key.identity for key in before}
     holders: dict[str, _Claim] = {}

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Level(StrEnum):
-    """How bad a problem is: a fault needs somebody, a warning wants attention, a notice only explains."""
+    """How bad a problem is: a fault has to be corrected, a warning should be looked at, a notice only explains."""
 
     FAULT = "fault"
     WARNING = "warning"
@@ -73,15 +73,15 @@ class Settled(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A tenant at one moment. `key_set` is None where there is nothing that could honestly be answered.
+    """A tenant at one moment. `key_set` is None where no set may be answered: the tenant is vacant or withheld.
 
     `vacant` says that there is no tenant: there are no key files, nothing is owed and nothing is wrong.
 
     `rules_unknown` says that nothing may be published: the tenant's policy or its list of revoked keys is faulty, and
     what it said before is not known.
 
-    `look_again` says when the tenant must be built again although no file changed: `next_change` for the set itself,
-    the other two for what is said about it.
+    Two times say when the tenant must be built again although no file changed: at `next_change` its set changes; at
+    `look_again` its problems do, or a missing policy or list of revoked keys counts as removed.
     """
 
     tenant: TenantName

@@ -35,9 +35,9 @@ class Timing:
     first_suspicion: float = 1.0
     suspicion: float = 30.0
 
-    # The root's identity is looked at every `root_poll`, for at most `root_patience`; the watch's health and the wall
-    # clock, which jumps by more than `clock_jump`, every `health`. The watch is built again after `shortest_rebuild` at
-    # the least, ever more slowly up to `longest_rebuild` while that does not help.
+    # The root's identity is looked at every `root_poll`, for at most `root_patience`. Every `health` the watch's
+    # threads are checked, and whether the wall clock jumped by more than `clock_jump`. The watch is built again after
+    # `shortest_rebuild` at the least, ever more slowly up to `longest_rebuild` while that does not help.
     root_poll: float = 0.25
     root_patience: float = 5.0
     health: float = 1.0
@@ -46,9 +46,9 @@ class Timing:
     longest_rebuild: float = 30.0
 
     # The tree is compared with what is published after `first_comparison`, then with a pause: `comparison`, or
-    # `deaf_comparison` where events are missing; after each one `breath` times what it took, so that a fifth of a
-    # reader process is used at most. `links` is the pause between looks at what lies elsewhere. One slice takes
-    # `slice`. An event has `event_patience` to arrive before a change counts as missed by the watch.
+    # `deaf_comparison` while the watch misses events; after each one `breath` times what it took, so that a fifth of a
+    # reader process is used at most. `links` is the pause between looks at files outside the tree that links lead to.
+    # One job of a comparison takes `slice`. An event has `event_patience` to arrive before a change counts as missed.
     first_comparison: float = 1.0
     comparison: Pause = Pause(50, 1.0, 60.0)
     deaf_comparison: Pause = Pause(10, 0.1, 10.0)
@@ -57,9 +57,9 @@ class Timing:
     slice: float = 0.003
     event_patience: float = 0.1
 
-    # Reader processes: a file may take `file`, after which the process ends itself; the server ends it `reader_grace`
-    # later. A listing of the root may take `listing`, a start `reader_start`; one that cannot be made is tried again
-    # after `reader_restart`.
+    # Reader processes: a file may take `file`, after which the process ends itself; the server kills it `reader_grace`
+    # later if it did not. A listing of the root may take `listing`, the start of a process `reader_start`; a start that
+    # fails is tried again after `reader_restart`.
     file: float = 5.0
     reader_grace: float = 2.0
     listing: float = 60.0
