@@ -1,4 +1,4 @@
-"""The command line: parses arguments, calls the daemon, and exits.
+"""The command line: parses arguments, runs the server or a command, and exits.
 
 Exit codes: 0 all is well, 1 a problem was found in the keystores, 2 the command could not be carried out as given.
 """
@@ -201,7 +201,7 @@ def serve(**values: Any) -> None:  # noqa: ANN401 - one for each option above
     Each flag can also be given in the environment, by the name shown, or in the file that --config names. Flags win
     over the environment, the environment over the file.
     """
-    from jwks_server.daemon.serve import serve as run_server  # noqa: PLC0415 - half a second that others do not need
+    from jwks_server.daemon.serve import serve as run_server  # noqa: PLC0415 - half a second to import
 
     run_server(settings_of(values))
 

@@ -18,7 +18,7 @@ from jwks_server.state.directory import recall_tenant
 
 
 def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | None, *, force: bool) -> int:
-    """Append the key's id to the tenant's list, and what keeps the key from coming back under another one.
+    """Append the key's id to the tenant's list, and its thumbprint, which revokes the key under any other id.
 
     Raise SettingsError where the id is not published now and `force` does not insist.
     """
@@ -33,7 +33,7 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
     except (OSError, KeyFileError) as error:
         raise SettingsError(f"state directory {state_dir} cannot be used: {error}") from error
     if remembered is not None:
-        # What the server owes it publishes, whatever grace this command was told.
+        # The server publishes the keys that its record owes, even if this command was told of no grace: look there too.
         grace = max(source.defaults.removal_grace, remembered.policy.removal_grace)
         source = replace(source, defaults=replace(source.defaults, removal_grace=grace))
     snapshot = read_tenant(source, LoadJob(tenant), None, remembered).snapshot
@@ -48,14 +48,14 @@ def revoke_key(source: Source, tenant: TenantName, kid: str, state_dir: Path | N
 
 
 def _names(snapshot: Snapshot, kid: str) -> list[str]:
-    """Return the thumbprint (RFC 7638) of the key that is published under the id: every certificate of it is meant."""
+    """Return the thumbprint (RFC 7638) of the key that is published under the id: it revokes all its certificates."""
     meant = {key.identity for key in snapshot.published if key.kid == kid}
     offered = [key for file in snapshot.files for key in file.keys] + [owed.key for owed in snapshot.owed]
     return sorted({thumbprint(key.public) for key in offered if key_identity(key) in meant})
 
 
 def _append(path: Path, lines: list[str]) -> None:
-    """Add lines in one write, so that no reader sees half of them, to a file that the server may read."""
+    """Add lines in one write, so that the server never sees half of them, to a file that it may read."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

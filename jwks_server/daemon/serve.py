@@ -1,7 +1,7 @@
 """Wiring, start and stop of the server.
 
 Start: watch, list, listen, then load; a tenant that is asked for before its turn is loaded at once. Stop: close the
-listening sockets, let what was accepted be answered, end the rest.
+listening sockets, answer the requests that were accepted, end the rest.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def serve(settings: Settings, parts: Parts | None = None) -> None:
 
 
 def _end_anyway() -> None:
-    """End while a thread still waits for a file system: all that was accepted is answered by now."""
+    """End the process although a thread still waits for a file system; requests had their time to be answered."""
     _log.warning("not waiting any longer for a file system that does not answer")
     os._exit(0)
 

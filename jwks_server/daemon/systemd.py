@@ -1,4 +1,4 @@
-"""systemd's notification protocol (sd_notify(3)): one datagram a message, nothing where nobody listens."""
+"""systemd's notification protocol (sd_notify(3)): one datagram a message, and none where systemd did not start us."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1` to the service manager; a manager that is gone is no failure of ours."""
+    """Send assignments such as `READY=1` to the service manager; do nothing where that fails."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,7 +1,7 @@
-"""watchdog, made safe: its events become three kinds of hint, and it can no longer go deaf without a sign.
+"""watchdog, made safe: its events become three kinds of hint, and where it stops giving events that is said.
 
-Hints only say where to look; comparing the tree with what is published decides. So a hint too many costs a read, and
-one too few is found by the comparison. docs/architecture.md says which names of watchdog's this rests on.
+Hints only say where to look; comparing the tree with what is published decides. So a hint too many costs one read, and
+a change without a hint is found by the comparison. docs/architecture.md says which names of watchdog's this rests on.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ EVENTS: list[type[FileSystemEvent]] = [
 # A file that leaves the tree is otherwise held back half a second, and every later event of every tenant behind it.
 InotifyMoveEventGrouper.delay = 0
 
-# Raised in watchdog's reader thread for two watches of one folder, where an error filter would make it deadly.
+# Raised in watchdog's reader thread for two watches of one folder. Where warnings are errors, it would end that thread.
 warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
 
 logging.getLogger("watchdog").setLevel(logging.CRITICAL)
@@ -59,7 +59,11 @@ logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who is told, on the event loop: names of dirty folders, that everything is dirty, why the watch is broken."""
+    """Three calls, made on the event loop.
+
+    `dirty` gets the names of folders in which something happened, `everything` why any folder may have changed, and
+    `broken` why events were or will be lost.
+    """
 
     dirty: Callable[[frozenset[str]], None]
     everything: Callable[[str], None]
@@ -212,7 +216,10 @@ class _Handler(FileSystemEventHandler):
 
 
 class _SafeInotifyFD(InotifyFD):
-    """watchdog's reader thread, with its two silent ways to fail made loud, and the shortest way to a hint."""
+    """watchdog's reader thread. An overflow and an exception, of which watchdog tells nobody, are reported.
+
+    An event of a file becomes a hint here, without watchdog's other threads.
+    """
 
     def __init__(self, hints: _Hints) -> None:
         super().__init__()
@@ -236,10 +243,11 @@ class _SafeInotifyFD(InotifyFD):
             self._hints.broken(f"reader: {error!r}")
 
     def _hint(self, event: InotifyEvent) -> None:
-        """Say at once which folder a file's event came from: only the events of folders change watchdog's books.
+        """Say at once which folder a file's event came from.
 
-        Its other two threads pair moves and describe events, which no hint needs; each is one more wait for the
-        interpreter: without them a change is published a fifth sooner.
+        Only events of folders change watchdog's table of which watch is which folder, so files' events can leave out
+        its other two threads. Those pair moves and describe events, which no hint needs, and each is one more wait for
+        the interpreter: without them a change is published a fifth sooner.
         """
         watch = self._watch_for_wd.get(event.wd)
         groups = watch.callbacks.values() if watch is not None else ()
@@ -256,7 +264,7 @@ class _SafeInotifyFD(InotifyFD):
         except Exception as error:  # noqa: BLE001 - reading failed: this instance is over
             self._hints.broken(f"reader: {error!r}")
         finally:
-            self._is_reading = False  # else nobody would close the kernel's instance of a reader that failed
+            self._is_reading = False  # else watchdog would not close the inotify instance of a reader that failed
 
     def on_thread_stop(self) -> None:
         with suppress(Exception):  # its descriptors are closed by then; what fails is book-keeping nobody needs
@@ -264,13 +272,13 @@ class _SafeInotifyFD(InotifyFD):
 
 
 class _SafeEmitter(InotifyEmitter):
-    """watchdog's emitter thread, which ends even where its record of watches and folders has come apart."""
+    """watchdog's emitter thread, which ends even where watchdog's table of watches and folders contradicts itself."""
 
     def on_thread_stop(self) -> None:
         group = self._inotify
         try:
             super().on_thread_stop()
-        except Exception:  # noqa: BLE001 - the rest of what it was going to do follows
+        except Exception:  # noqa: BLE001 - whatever failed, the thread has to end
             if group is not None:
                 group._move_event_grouper.close()  # noqa: SLF001 - what the thread waits for
 

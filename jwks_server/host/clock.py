@@ -1,4 +1,4 @@
-"""The only place that reads a clock."""
+"""The two clocks that decide what is published, and for how long."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from jwks_server.core.lifecycle import Moment
 
 
 def now() -> Moment:
-    """Return now on the wall clock and on a clock that no setting moves and that counts while the machine sleeps."""
+    """Return now on the wall clock, and on one that setting the time does not move and that counts in suspend."""
     return Moment(datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 

@@ -14,7 +14,7 @@ BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Return a bound socket for each address of the host; raise SettingsError where there is none to have."""
+    """Return a bound socket for each address of the host; raise SettingsError where none can be bound."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -31,7 +31,7 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it may quote the request
     ) -> web.StreamResponse:
-        """Answer what could not be parsed, or what failed in us, and end the connection."""
+        """Answer a request that could not be parsed, or at which our handler failed, and end the connection."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("request failed: a bug", exc_info=exc)
         if request.writer.output_size > 0:

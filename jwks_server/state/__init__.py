@@ -1,1 +1,1 @@
-"""What outlives the process: the keys that are owed, in the state directory."""
+"""The state directory: tenants' records, which outlive the process."""

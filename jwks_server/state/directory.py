@@ -1,7 +1,7 @@
-"""The state directory: what is published under a removal grace, remembered across restarts.
+"""The state directory: a record for each tenant with a removal grace, so that its keys stay owed across restarts.
 
-One file a tenant, replaced as a whole: written aside, synced, renamed. Whatever happens to the directory is loud and
-never stops serving; what cannot be written is tried again.
+One file a tenant, replaced as a whole: written aside, synced, renamed. A directory that fails is logged as an error and
+tried again; it never stops the server from answering.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ _log = logging.getLogger(__name__)
 
 
 class StateDirectory:
-    """Remembers tenants' records in a directory, or nothing where there is none.
+    """Keeps tenants' records in a directory, or nowhere where none is given.
 
-    `fault` says why what is published is not remembered at the moment.
+    `fault` says why records cannot be written or read at the moment.
     """
 
     def __init__(self, directory: Path | None, timing: Timing) -> None:
@@ -52,7 +52,7 @@ class StateDirectory:
         self._has_warned = False
 
     def recall(self) -> Mapping[TenantName, bytes]:
-        """Return the records that are remembered, as far as they can be read now. Blocks."""
+        """Return the records of the last run, as far as they can be read now. Blocks."""
         if self._directory is None:
             return {}
         try:
@@ -68,7 +68,7 @@ class StateDirectory:
     def _recall(self, directory: Path) -> tuple[Mapping[TenantName, bytes], Mapping[TenantName, OSError]]:
         """Return the records that were not read before, and which tenants' files cannot be read.
 
-        A file that is damaged is said so, set aside and costs its tenant only.
+        A damaged file is logged and renamed; the other tenants' files are not concerned.
         """
         records: dict[TenantName, bytes] = {}
         unread: dict[TenantName, OSError] = {}
@@ -80,7 +80,7 @@ class StateDirectory:
             try:
                 tenant = tenant_name(path.name)
                 records[tenant] = _read(path)
-                from_text(records[tenant], clock.now())  # a damaged one is found here, and not in every reading
+                from_text(records[tenant], clock.now())  # so that a damaged one is logged and renamed
                 self._written[tenant] = None
             except FileNotFoundError:
                 continue
@@ -98,7 +98,7 @@ class StateDirectory:
     async def secure(self, publication: Publication) -> None:
         """Write keys that are new before they are published, so that no crash loses one that somebody has seen.
 
-        A directory that fails or takes its time does not hold them back.
+        Return without having written where the directory fails, or takes longer than `Timing.state_wait`.
         """
         record = publication.record
         if self._directory is None or self.fault is not None or record is None:
@@ -112,7 +112,7 @@ class StateDirectory:
             self._fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
     def note(self, publication: Publication) -> None:
-        """Take in what was published; the writing follows."""
+        """Take in what was published; `write_forever` writes it later."""
         tenant, record = publication.tenant, publication.record
         if (self._is_unread or tenant in self._unread) and record is not None:
             noted = self._noted_unread.setdefault(tenant, {})
@@ -135,14 +135,14 @@ class StateDirectory:
             self._wake.set()
 
     def doubt(self) -> None:
-        """Write everything again when it is next noted: the clock that its deadlines were written on has jumped."""
+        """Write each record again when it is next noted: the wall clock, on which deadlines are written, has jumped."""
         self._written = dict.fromkeys(self._written)
 
     async def write_forever(self) -> AsyncIterator[Mapping[TenantName, bytes]]:
         """Write what was noted, tenant by tenant, in a thread; go on trying where it fails.
 
-        Yield records from before the start that could be read only now: those tenants have to be read again, and only
-        then is what was remembered of them replaced by what is published now.
+        Yield records from before the start that could be read only now: the caller has those tenants read again, and
+        only after that is the old record replaced by a new one.
         """
         while True:
             if self.fault is None:
@@ -160,7 +160,7 @@ class StateDirectory:
         return late
 
     async def flush(self) -> bool:
-        """Write what waits; return False where the directory does not take it."""
+        """Write what waits; return False where not all could be written."""
         if self.fault is not None and not await self._try_directory():
             return False
         for tenant in self._waiting.keys() - self._unread.keys():
@@ -175,7 +175,7 @@ class StateDirectory:
         return True
 
     async def _try_directory(self) -> bool:
-        """Tell whether the directory takes a file again; in one that had to be made anew everything is missing."""
+        """Tell whether files can be written again. Where the directory had to be made anew, write all records again."""
         assert self._directory is not None  # noqa: S101 - without a directory there is no fault to get over
         is_unread = self._is_unread or bool(self._unread)
         try:
@@ -192,9 +192,9 @@ class StateDirectory:
         return True
 
     async def _pass_on(self, late: Mapping[TenantName, bytes]) -> None:
-        """Have what was owed before the start published again, and only then replaced by what is owed now.
+        """Hand on records from before the start, and write none for their tenants until those were read again.
 
-        Keys that were noted since are left out: whether those are owed is known better by now.
+        Keys that were published since the start are left out of them: for those the new record decides.
         """
         noted = self._noted_unread
         self._noted_unread = {tenant: noted[tenant] for tenant in noted.keys() & self._unread.keys()}
@@ -239,7 +239,7 @@ class StateDirectory:
 
 
 def recall_tenant(state_directory: Path, tenant: TenantName) -> Remembered | None:
-    """Return what a server that uses this state directory remembers of a tenant, touching nothing."""
+    """Return the record that a server with this state directory has of a tenant; change nothing."""
     try:
         return from_text(_read(state_directory / _FOLDER / tenant), clock.now())
     except FileNotFoundError:
