@@ -2,7 +2,7 @@
 
     python -m support.altered_server '{"timing": {"stop": 2.0}, "reader_module": "…", "hanging_root": "FILE"}' serve …
 
-While FILE exists, the root does not answer.
+While FILE exists, every look at the root's identity blocks.
 """
 
 import json

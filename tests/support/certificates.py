@@ -1,4 +1,4 @@
-"""Factories for keys and certificates; slow keys are made once a run. Everything here is thrown away."""
+"""Factories for keys and certificates, for tests alone; slow keys are made once a run."""
 
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta

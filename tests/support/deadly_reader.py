@@ -1,12 +1,12 @@
-"""A reader process that does to itself what marked files say, for tests of what becomes of the others.
+"""A reader process that crashes, hangs or lies where a marked file says so, for tests of what that does to others.
 
-It is run in the place of `jwks_server.reading.child`. A folder given by an environment variable is its other side: it
-puts down there what it read, and obeys what lies there.
+It is run in the place of `jwks_server.reading.child`. The test names a folder in an environment variable: there the
+process writes down what it read, and finds files that say what else it shall do.
 
 A key file's first line says what happens when it is parsed: `# spin`, `# sleep`, `# nap`, `# exit`, `# crash`,
 `# fail`, `# gate` (wait for the file `open`), `# forge` (answer with something else). A tenant's folder with a file
-`hang` in it hangs, as on a network file system without its server. A file in the other side's folder makes the file of
-the same name in a tenant's folder hang, or what a link of this name leads to.
+`hang` in it hangs, as on a network file system without its server. A file in the test's folder makes the file of the
+same name in a tenant's folder hang, or what a link of this name leads to.
 """
 
 import os
@@ -28,7 +28,7 @@ OTHER_SIDE = "DEADLY_READER_FOLDER"
 
 
 def deadly_answer(source: Source, job: Job, report: Report) -> bytes:
-    """Answer as a reader process does, and do what the files say at the moment when they are looked at."""
+    """Answer as a reader process does, and do what a marked file says when it is read."""
     other_side = Path(os.environ[OTHER_SIDE])
     forged: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""The following of a tree without processes or sockets, for tests that look inside."""
+"""A Follower of a real tree, without reader processes or sockets, for tests that look inside."""
 
 import asyncio
 from collections import Counter
@@ -69,13 +69,13 @@ class CountingReaders:
 
 
 class Recorder:
-    """Puts down nothing; `doubts` counts the jumps of the wall clock."""
+    """Stands in for the state directory and writes nothing; `doubts` counts the jumps of the wall clock."""
 
     def __init__(self) -> None:
         self.doubts = 0
 
     async def secure(self, publication: Publication) -> None:
-        """Hold nothing up."""
+        """Return at once."""
 
     def note(self, publication: Publication) -> None:
         """Forget it."""

@@ -52,9 +52,9 @@ def with_tests() -> dict[str, str]:
 
 
 class Server:
-    """`jwks-server serve` on a port of the system's choice; leaves nothing behind, and fails a test by a traceback.
+    """`jwks-server serve` on a port of the system's choice. At the end it is killed, and a traceback in its log fails.
 
-    `launcher` is a command that ends by becoming the one it is given, `interpreter` are arguments of Python's own,
+    `launcher` is a command that ends with exec of the command it is given, `interpreter` are arguments of Python's own,
     `altered` says what `altered_server` replaces.
     """
 
