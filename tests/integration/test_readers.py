@@ -131,7 +131,7 @@ def lives(pid: int) -> bool:
 async def test_a_reader_process_that_is_killed_while_idle_is_replaced_and_the_job_is_done(
     keystores: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody asked for anything when it died, so only the log and the counter say so."""
+    """It had no job when it was killed, so only the log and the counter say so."""
     job = tenant(keystores, "a.com", k=A)
     async with reading(keystores, 1) as pool:
         (dead,) = pool.pids

@@ -68,7 +68,7 @@ async def test_what_was_remembered_from_before_the_start_counts_once(keystores: 
 
 
 async def test_files_that_end_readers_without_end_make_a_pause(keystores: Path) -> None:
-    """A reader that fell to its input may blame a new file at each death."""
+    """A reader process that a key file took over may blame a new file at each crash."""
     (keystores / "a.com").mkdir()
     deadly = CountingReaders()
     deadly.failure = lambda job: ReaderCrashedError("says the test", Place(f"{len(job.deadly)}.pem"))

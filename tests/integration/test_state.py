@@ -196,7 +196,7 @@ def test_a_kill_at_any_point_loses_no_key_and_leaves_no_half_file(keystores: Pat
 @pytest.mark.parametrize(
     "text", [b"", b"\xff\x00", b'{"version": 1', b'{"version": 1, "policy": {}, "keys": [{"x5c": []}]}']
 )
-def test_a_corrupt_memory_is_loud_set_aside_and_serves_on(
+def test_a_corrupt_record_is_loud_set_aside_and_serves_on(
     keystores: Path, folder: Path, state: Path, text: bytes
 ) -> None:
     """It costs what only it knew, and the next one is written."""
@@ -317,7 +317,7 @@ def test_what_could_not_be_read_at_the_start_is_owed_when_it_can_be(keystores: P
         server.wait_for_kids("left.com", {KID_A})
 
 
-def test_a_full_state_directory_keeps_the_old_memory_whole(keystores: Path, folder: Path, state: Path) -> None:
+def test_a_full_state_directory_keeps_the_old_record_whole(keystores: Path, folder: Path, state: Path) -> None:
     """What does not fit is loud, leaves no rest behind, and is written when there is room."""
     many = [certificate(private_key("P-256", number % 4), str(number)) for number in range(60)]
     with Server(keystores, "--state-dir", str(state), "--admin-port", "0", *GRACE) as server:
@@ -439,7 +439,7 @@ def owed_in(state: StateDirectory) -> tuple[Owed, ...]:
     return from_text(state.late()[TenantName(TENANT)], clock.now()).keys
 
 
-async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
+async def test_a_record_that_changes_back_while_it_is_written_is_written_again(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is noted meanwhile is not compared with what the disk held before."""
@@ -469,7 +469,7 @@ async def test_a_memory_that_changes_back_while_it_is_written_is_written_again(
     assert memory(state)["policy"] == before
 
 
-async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: Path) -> None:
+async def test_an_old_record_is_not_written_over_before_it_was_passed_on(state: Path) -> None:
     """A crash in between would lose it for good."""
     files = [read_key_file("k.pem", b"", pem(item), None) for item in (A, B)]
     old, new = (published(TENANT, file, 60) for file in files)
@@ -491,7 +491,7 @@ async def test_an_old_memory_is_not_written_over_before_it_was_passed_on(state: 
     assert state_file(state).read_bytes() != before
 
 
-async def test_a_memory_that_cannot_be_read_is_left_alone_until_it_can_be(
+async def test_a_record_that_cannot_be_read_is_left_alone_until_it_can_be(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is loud, and costs nobody else anything; a bad sector is no reason to forget what may still be owed."""

@@ -267,14 +267,14 @@ def test_any_other_text_is_damage(text: str) -> None:
 
 
 @given(st.integers(0, len(TEXT) - 1))
-def test_a_truncated_memory_is_damage(length: int) -> None:
+def test_a_truncated_record_is_damage(length: int) -> None:
     """No half of it is believed."""
     assert read(TEXT[:length]) is None
 
 
 @given(st.sampled_from(PATHS[1:]), JSON)
 def test_a_value_of_another_shape_is_damage_or_harmless(path: tuple[Any, ...], value: object) -> None:
-    """Wherever it stands: our own error, or a memory that a tenant can be built from and that can be written again."""
+    """Wherever it stands: our own error, or a record that a tenant can be built from and that can be written again."""
     memory = json.loads(TEXT)
     parent = memory
     for step in path[:-1]:
@@ -318,7 +318,7 @@ def test_a_missing_value_is_damage_or_harmless(path: tuple[Any, ...]) -> None:
     ],
 )
 def test_a_key_that_does_not_parse_is_damage(key: dict[str, object]) -> None:
-    """What the memory holds is checked like any key file."""
+    """What the record holds is checked like any key file."""
     memory = json.loads(TEXT)
     (memory["keys"],) = ([{**item, **key}] for item in memory["keys"] if item["file"] == "certificate-with-chain")
     assert read(json.dumps(memory)) is None
@@ -338,12 +338,12 @@ def test_a_deeply_nested_text_is_damage() -> None:
 
 
 def test_another_version_is_damage() -> None:
-    """A newer server's memory is not half-understood."""
+    """A newer server's record is not half-understood."""
     assert read(json.dumps({**json.loads(TEXT), "version": 2})) is None
 
 
 def test_no_private_member_is_written_or_comes_back() -> None:
-    """Neither from a file that holds private keys nor from a memory that somebody put one into."""
+    """Neither from a file that holds private keys nor from a record that somebody put one into."""
     for name in ("private.jwk", "key-and-certificate.pem", "nothing-encrypted.p12"):
         text = to_text(snapshot_of(key_file(name, (FIXTURES / name).read_bytes())), START)
         keys = json.loads(text)["keys"]

@@ -44,7 +44,7 @@ def test_each_note_is_a_step() -> None:
 
 
 def test_a_note_that_was_not_finished_names_nobody() -> None:
-    """Its writer died in the middle of it; half a name is none."""
+    """The process crashed while it wrote its place; half a name is none."""
     cell, descriptor = PlaceCell.shared()
     cell.write(Place("k.pem", b"x"))
     with mmap.mmap(descriptor, 2048) as memory:
