@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class PublicServer(web.Server):
-    """aiohttp's low-level server, whose own errors are problem details too, and whose log no stranger can fill."""
+    """aiohttp's low-level server. Its errors are problem details too; only failures of our own code are logged here."""
 
     def __call__(self) -> RequestHandler:
         """Return the protocol for a new connection."""
