@@ -1,11 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test soak systemd-test format clean
+.PHONY: help run unit test soak systemd-test format clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/run.stamp  ## serve keystores/ at https://localhost:9443
 	.venv/bin/jwks-server serve --keystores keystores
+
+unit: .venv/dev.stamp  ## the unit tests alone, in seconds
+	.venv/bin/pytest tests/unit
 
 test: .venv/dev.stamp  ## lint, types, import contracts and all tests
 	scripts/check
