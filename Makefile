@@ -10,7 +10,7 @@ run: .venv/run.stamp  ## serve keystores/ at https://localhost:9443
 unit: .venv/dev.stamp  ## the unit tests alone, in seconds
 	.venv/bin/pytest tests/unit
 
-test: .venv/dev.stamp  ## lint, types, import contracts and all tests
+test: .venv/dev.stamp  ## lint, types, import contracts, all tests, and how much of the code they run
 	scripts/check
 
 soak: .venv/dev.stamp  ## 100,000 random changes while everything is read: what was missed, what was torn, how late
@@ -24,7 +24,7 @@ format: .venv/dev.stamp  ## format the code and mend what lint can mend
 	.venv/bin/ruff check --fix .
 
 clean:  ## remove everything that make made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/%.stamp: pyproject.toml constraints.txt scripts/venv
 	scripts/venv $*
