@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run unit test soak systemd-test format clean
+.PHONY: help run unit test wheel-test soak systemd-test format clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -12,6 +12,9 @@ unit: .venv/dev.stamp  ## the unit tests alone, in seconds
 
 test: .venv/dev.stamp  ## lint, types, import contracts, all tests, and how much of the code they run
 	scripts/check
+
+wheel-test: .venv/dev.stamp  ## build the wheel, and try what it installs where no source lies beside it
+	scripts/wheel-test
 
 soak: .venv/dev.stamp  ## 100,000 random changes while everything is read: what was missed, what was torn, how late
 	PYTHONPATH=tests .venv/bin/python -m support.churn $(SOAK)
