@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run unit test wheel-test soak systemd-test format clean
+.PHONY: help run unit test wheel-test versions soak systemd-test format clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ test: .venv/dev.stamp  ## lint, types, import contracts, all tests, and how much
 
 wheel-test: .venv/dev.stamp  ## build the wheel, and try what it installs where no source lies beside it
 	scripts/wheel-test
+
+versions: .venv/dev.stamp  ## the quick tests on each Python from 3.11 to 3.14 that this machine has
+	scripts/versions
 
 soak: .venv/dev.stamp  ## 100,000 random changes while everything is read: what was missed, what was torn, how late
 	PYTHONPATH=tests .venv/bin/python -m support.churn $(SOAK)
