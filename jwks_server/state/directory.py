@@ -79,8 +79,9 @@ class StateDirectory:
         for path in sorted(directory / name for name in names if not name.startswith(".")):
             try:
                 tenant = tenant_name(path.name)
-                records[tenant] = _read(path)
-                from_text(records[tenant], clock.now())  # so that a damaged one is logged and renamed
+                text = _read(path)
+                from_text(text, clock.now())  # so that a damaged one is logged and renamed
+                records[tenant] = text
                 self._written[tenant] = None
             except FileNotFoundError:
                 continue

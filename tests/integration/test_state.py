@@ -215,6 +215,13 @@ def test_a_corrupt_record_is_loud_set_aside_and_serves_on(
         assert (folder / "a.pem").exists()
 
 
+def test_a_corrupt_record_is_handed_to_no_reading(state: Path) -> None:
+    """It is set aside, and its tenant's first load knows nothing of it."""
+    state_file(state).parent.mkdir(parents=True)
+    state_file(state).write_bytes(b"damaged")
+    assert not StateDirectory(state, Timing()).recall()
+
+
 def put_file(state: Path) -> None:
     state.write_text("not a directory")
 
