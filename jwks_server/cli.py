@@ -21,7 +21,7 @@ from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
 from jwks_server.daemon import config
 from jwks_server.host.logs import LEVELS, complain
 from jwks_server.reading.passwords import PasswordSources
-from jwks_server.reading.source import Source
+from jwks_server.reading.source import UNHURRIED, Limits, Source
 
 ENVIRONMENT_PREFIX = "JWKS_SERVER_"
 MAX_PORT = 65_535
@@ -115,6 +115,10 @@ def _policy_flag(key: str) -> Callable[[Command], Command]:
 
 _POLICY = tuple(_policy_flag(key) for key in Policy.__dataclass_fields__)
 _STATE_DIR_HELP = "Where keys under a removal grace are remembered.  [default: $STATE_DIRECTORY]"
+_LIMITS = (
+    _setting("--max-files", type=click.IntRange(1), default=1000, help="Key files of a tenant that are read."),
+    _setting("--max-keys", type=click.IntRange(1), default=1000, help="Keys of a tenant that are published."),
+)
 _PASSWORDS = (
     _setting(
         "--password-dir",
@@ -192,6 +196,7 @@ def cli() -> None:
     _setting("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look."),
     _setting("--log-level", type=click.Choice(LEVELS), default="info", help="The least serious lines that are logged."),
     *_POLICY,
+    *_LIMITS,
     *_PASSWORDS,
     _CONFIG,
 )
@@ -216,6 +221,7 @@ def settings_of(values: Mapping[str, Any]) -> config.Settings:
         state_dir=_state_dir(values),
         policy=_policy(values),
         passwords=_passwords(values),
+        limits=Limits(values["max_files"], values["max_keys"]),
         **{name: values[name] for name in plain},
     )
 
@@ -223,7 +229,7 @@ def settings_of(values: Mapping[str, Any]) -> config.Settings:
 @cli.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@_options(*_POLICY, *_PASSWORDS, _CONFIG)
+@_options(*_POLICY, *_LIMITS, *_PASSWORDS, _CONFIG)
 def check(directory: str, *, as_json: bool, **values: Any) -> int:  # noqa: ANN401
     """Load the tree DIR as the server would, and print what each file gives.
 
@@ -235,7 +241,7 @@ def check(directory: str, *, as_json: bool, **values: Any) -> int:  # noqa: ANN4
 @cli.command()
 @click.argument("directory", metavar="DIR")
 @click.argument("tenant", type=_TenantType())
-@_options(*_POLICY, *_PASSWORDS, _CONFIG)
+@_options(*_POLICY, *_LIMITS, *_PASSWORDS, _CONFIG)
 def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN401
     """Print the key set of TENANT in the tree DIR as it would be served."""
     return show_tenant(_source(directory, values), tenant)
@@ -249,6 +255,7 @@ def show(directory: str, tenant: TenantName, **values: Any) -> int:  # noqa: ANN
 @_options(
     _setting("--state-dir", type=click.Path(path_type=Path), default=None, help=_STATE_DIR_HELP),
     *_POLICY,
+    *_LIMITS,
     *_PASSWORDS,
     _CONFIG,
 )
@@ -277,7 +284,8 @@ def _state_dir(values: Mapping[str, Any]) -> Path | None:
 
 
 def _source(directory: str, values: Mapping[str, Any]) -> Source:
-    return Source(str(Path(directory).absolute()), _passwords(values), _policy(values))
+    limits = Limits(values["max_files"], values["max_keys"], UNHURRIED)
+    return Source(str(Path(directory).absolute()), _passwords(values), _policy(values), limits=limits)
 
 
 def _policy(values: Mapping[str, Any]) -> Policy:

@@ -23,6 +23,8 @@ from jwks_server.core.text import readable
 
 T = TypeVar("T")
 
+Members = tuple[tuple[PublishedKey, str], ...]
+
 SETTLE_SECONDS = 0.025
 """A file must be missing for so long before its removal counts: a git checkout unlinks and creates within 4 ms."""
 
@@ -42,12 +44,18 @@ def read_key_file(name: str, stamp: bytes, data: bytes, password: formats.Passwo
     return KeyFile(name, stamp, contents.container, tuple(keys), (), tuple(refusals), contents.notices)
 
 
-def faulty_key_file(
-    name: str, fault: str, previous: KeyFile | None, *, stamp: bytes = b"", container: str = ""
+def faulty_key_file(  # noqa: PLR0913 - what a KeyFile has
+    name: str,
+    fault: str,
+    previous: KeyFile | None,
+    *,
+    stamp: bytes = b"",
+    container: str = "",
+    is_passing: bool = False,
 ) -> KeyFile:
     """Return the file with the keys it last gave, and what is wrong with it now."""
     keys = previous.keys if previous else ()
-    return KeyFile(name, stamp, container, keys, (readable(fault),))
+    return KeyFile(name, stamp, container, keys, (readable(fault),), is_passing=is_passing)
 
 
 def build(  # noqa: PLR0913 - the seven things that decide what a tenant publishes
@@ -59,8 +67,9 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     *,
     remembered: Remembered | None = None,
     settle_seconds: float = SETTLE_SECONDS,
+    most_keys: int | None = None,
 ) -> Snapshot:
-    """Return the tenant's snapshot.
+    """Return the tenant's snapshot; its set holds at most `most_keys` members.
 
     `remembered` is what was published before the server started. Where it comes later than the first load, its keys
     count, and its policy only while none of the tenant's own is known.
@@ -74,21 +83,36 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     is_seen = folder.fault is None and folder.present
     rules_unknown = not (policy.known and revoked.known) if is_seen else past.rules_unknown
     files = folder.files if folder.fault is None else past.files
+    # Nothing is published before each file was read once: a part would lack keys that were published before the start.
+    is_first_pass = previous is None or previous.being_read
+    being_read = is_first_pass and folder.unfinished is not None if is_seen else past.being_read
+    unpublished = rules_unknown or being_read
     # While the folder or its rules cannot be read, nobody can tell which keys were removed: no deadline is set then.
-    in_doubt = folder.fault is not None or (rules_unknown and folder.present)
+    in_doubt = folder.fault is not None or (unpublished and folder.present)
     grace = inf if in_doubt else max(policy.value.removal_grace, settle)
     # A withheld key was never published, so its removal leaves nothing owed. While the rules are unknown, a key that
     # was owed before stays owed, even if a file gives it again.
-    before = () if past.rules_unknown else ((file.name, key) for file in past.files for key in file.keys)
-    owed = owed_after(before, past.owed, () if rules_unknown else files, now.steady, grace)
+    before = (
+        () if past.rules_unknown or past.being_read else ((file.name, key) for file in past.files for key in file.keys)
+    )
+    owed = owed_after(before, past.owed, () if unpublished else files, now.steady, grace)
 
     selection = Selection(policy.value, revoked.value, now)
-    members, clashes = ((), []) if rules_unknown else _members(selection, files, owed, policy.value, past.published)
+    members, clashes = ((), []) if unpublished else _members(selection, files, owed, policy.value, past.published)
 
+    members, surplus_problems = _limited(members, past.published, most_keys)
+    problems += surplus_problems
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)
-    vacant = not files and not owed and not faulty
-    withheld = rules_unknown or (faulty and not selection.eligible)
+    vacant = not files and not owed and not faulty and not being_read
+    withheld = unpublished or (faulty and not selection.eligible)
+    if being_read:
+        problems.append(
+            Problem(Level.NOTICE, "its files are being read; nothing is published until each was read once")
+        )
+    if folder.surplus:
+        text = f"{folder.surplus} key files more than are read; remove some, or raise --max-files"
+        problems.append(Problem(Level.FAULT, text))
     key_set = None if vacant or withheld else compile_set(members, policy.value)
     if key_set is not None:
         problems += _set_problems(key_set, len(members))
@@ -103,6 +127,8 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
         key_set=key_set,
         vacant=vacant,
         rules_unknown=rules_unknown,
+        unfinished=folder.unfinished if is_seen else past.unfinished,
+        being_read=being_read,
         problems=tuple(dict.fromkeys(problems)),
         next_change=NextChange(
             selection.next_change, min((debt.until for debt in owed if debt.until < inf), default=None)
@@ -140,6 +166,8 @@ def _before_the_start(tenant: TenantName, defaults: Policy, remembered: Remember
         key_set=None,
         vacant=False,
         rules_unknown=False,
+        unfinished=None,
+        being_read=False,
         problems=(),
         next_change=NextChange(),
         look_again=NextChange(),
@@ -210,12 +238,22 @@ def _members(
     owed: Iterable[Owed],
     policy: Policy,
     before: Iterable[PublishedKey],
-) -> tuple[tuple[tuple[PublishedKey, str], ...], list[Problem]]:
+) -> tuple[Members, list[Problem]]:
     """Return the members of the set, each with its JSON, and what is wrong with their ids."""
     given = [(file.name, key) for file in files for key in file.keys if selection.takes(file.name, key)]
     still = [(debt.file_name, debt.key) for debt in owed if selection.takes(debt.file_name, debt.key)]
     selection.warn_of_unseen_aliases()
     return published_keys(given, still, policy, before)
+
+
+def _limited(members: Members, before: Iterable[PublishedKey], most: int | None) -> tuple[Members, list[Problem]]:
+    """Return no more than `most` members, those first that were published before; and what is left out."""
+    if most is None or len(members) <= most:
+        return members, []
+    was = {key.kid for key in before}
+    kept = sorted(members, key=lambda member: member[0].kid not in was)[:most]
+    left_out = f"{len(members) - most} keys more than the {most} that are published; remove some, or raise --max-keys"
+    return tuple(kept), [Problem(Level.FAULT, left_out)]
 
 
 def _file_problems(files: Iterable[KeyFile]) -> Iterator[Problem]:

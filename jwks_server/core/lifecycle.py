@@ -24,8 +24,8 @@ class KeyFile:
     """What a key file last gave, and what is wrong with its present content.
 
     `stamp` tells whether the content was read before; an empty one says: read it again. While `faults` is not empty,
-    `keys` are those of the last content that had none. `refusals` are keys of the present content that are not
-    published.
+    `keys` are those of the last content that had none. `is_passing` says that the fault may be gone when the same
+    content is read again. `refusals` are keys of the present content that are not published.
     """
 
     name: str
@@ -35,6 +35,7 @@ class KeyFile:
     faults: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

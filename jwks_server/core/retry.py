@@ -18,6 +18,9 @@ class Came(Enum):
     NEWLY_FAULTY = auto()
     """The folder was read; it has other faults than before, such as a file that is half-written."""
 
+    UNFINISHED = auto()
+    """A part of the folder was read; the rest is read in the next turn."""
+
     NOTHING = auto()
     """Nothing could be learned: the tree or the reader process failed, or the tree is another than is believed."""
 
@@ -67,6 +70,8 @@ def next_turn(outcome: Outcome, failures: int, timing: Timing) -> NextTurn:
             return NextTurn(due)
         case Came.BLAME:
             return NextTurn(0.0, failures)  # without that file
+        case Came.UNFINISHED:
+            return NextTurn(0.0, failures)
         case Came.NEWLY_FAULTY:
             failures = 0
         case _:

@@ -38,14 +38,27 @@ class TextFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Key files that are still to be read in later turns, and how the folder looked when reading it began."""
+
+    names: tuple[str, ...]
+    signature: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
-    """What reading a tenant's folder gave. With a `fault`, nothing else is known and all stays as it was."""
+    """What reading a tenant's folder gave. With a `fault`, nothing else is known and all stays as it was.
+
+    `surplus` counts the key files beyond the limit, which are not read.
+    """
 
     files: tuple[KeyFile, ...] = ()
     policy: TextFile = TextFile()
     revoked: TextFile = TextFile()
     present: bool = True
     fault: str | None = None
+    unfinished: Unfinished | None = None
+    surplus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,9 @@ class Snapshot:
     `rules_unknown` says that nothing may be published: the tenant's policy or its list of revoked keys is faulty, and
     what it said before is not known.
 
+    `unfinished` says which key files are still to be read, `being_read` that they include some that were never read, so
+    that nothing may be published yet.
+
     Two times say when the tenant must be built again although no file changed: at `next_change` its set changes; at
     `look_again` its problems do, or a missing policy or list of revoked keys counts as removed.
     """
@@ -94,6 +110,8 @@ class Snapshot:
     key_set: KeySet | None
     vacant: bool
     rules_unknown: bool
+    unfinished: Unfinished | None
+    being_read: bool
     problems: tuple[Problem, ...]
     next_change: NextChange
     look_again: NextChange

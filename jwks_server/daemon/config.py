@@ -11,7 +11,7 @@ from jwks_server.core.tenant import SUPER_TENANT, TenantName
 from jwks_server.core.timing import Timing
 from jwks_server.host.mounts import tells_changes_apart
 from jwks_server.reading.passwords import PasswordSources
-from jwks_server.reading.source import Source
+from jwks_server.reading.source import Limits, Source
 
 MEDIA_TYPES = ("application/json", "application/jwk-set+json")
 
@@ -29,6 +29,7 @@ class Settings:
     super_tenant: TenantName = SUPER_TENANT
     policy: Policy = Policy()
     passwords: PasswordSources = PasswordSources()
+    limits: Limits = Limits()
     media_type: str = MEDIA_TYPES[0]
     log_format: str = "text"
     log_level: str = "info"
@@ -46,7 +47,7 @@ class Settings:
     def source(self) -> Source:
         """Where the keys come from."""
         root = str(self.keystores.absolute())
-        return Source(root, self.passwords, self.policy, exact_times=tells_changes_apart(root))
+        return Source(root, self.passwords, self.policy, exact_times=tells_changes_apart(root), limits=self.limits)
 
 
 def read_file(path: str, known: Collection[str]) -> Mapping[str, object]:

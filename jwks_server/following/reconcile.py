@@ -142,6 +142,8 @@ class Reconciler:
         self.swaps += previous is None or previous.key_set != publication.key_set
         log_change(previous, publication, time.monotonic() - started)
         self._recorder.note(publication)
+        if loaded.unfinished:
+            return Came.UNFINISHED
         if publication.gone or not (publication.faulty or publication.folder_fault):
             self._quarantine.acquit(tenant)
             return Came.GOOD

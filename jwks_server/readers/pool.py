@@ -5,9 +5,8 @@ anything: the serving process waits for an answer, never for the interpreter.
 """
 
 import asyncio
-import heapq
-import itertools
 import logging
+import time
 from collections import deque
 from contextlib import suppress
 from typing import overload
@@ -16,6 +15,8 @@ from jwks_server.core.errors import ReaderError
 from jwks_server.core.timing import Timing
 from jwks_server.host.logs import fields
 from jwks_server.readers.process import CHILD_MODULE, ReaderProcess
+from jwks_server.readers.queue import JobQueue, Waiting
+from jwks_server.readers.shares import Shares
 from jwks_server.reading.frames import GarbledError
 from jwks_server.reading.jobs import (
     Listing,
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReaderPool:
-    """A fixed number of reader processes, and the jobs that wait for one, the urgent first.
+    """A fixed number of reader processes, and the jobs that wait for one, in the order of `queue`.
 
     `lost` counts the processes that crashed or were ended, `retired` those that had done enough.
     """
@@ -64,9 +65,8 @@ class ReaderPool:
         self._processes: set[ReaderProcess] = set()
         self._unburied: set[ReaderProcess] = set()
         self._idle: deque[ReaderProcess] = deque()
-        self._waiting: list[tuple[Urgency, int, asyncio.Future[ReaderProcess]]] = []
-        self._waiting_jobs: dict[int, asyncio.Future[ReaderProcess]] = {}
-        self._turn = itertools.count()
+        self._shares = Shares()
+        self._queue = JobQueue(count, self._shares)
         self._watched: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._retiring: set[ReaderProcess] = set()
@@ -112,9 +112,10 @@ class ReaderPool:
 
         An answer that is none costs the process its life, for it may have fallen to what it read.
         """
-        process = await self._acquire(job, urgency)
+        waiting = self._queue.entry(job, time.monotonic())
+        process = await self._acquire(waiting, urgency)
         process.loads += isinstance(job, LoadJob)
-        is_sound = False
+        started, used, is_sound = time.monotonic(), process.processor_seconds(), False
         try:
             frame = await process.frame_for(job, self._timing)
             decoding = asyncio.to_thread(decode_answer, frame, job) if len(frame) > INLINE_BYTES else None
@@ -129,33 +130,36 @@ class ReaderPool:
             is_sound = True
             return answer
         finally:
+            self._queue.end(waiting)
+            if isinstance(job, LoadJob):
+                now = time.monotonic()
+                # A process that hung or crashed cost others its whole time.
+                cost = process.processor_seconds() - used if is_sound else now - started
+                self._shares.charge(job.tenant, max(0.0, cost), now)
             if is_sound:
                 self._release(process)
             else:
                 self._replace(process)
+                self._dispatch()
 
     def promote(self, job: LoadJob) -> bool:
         """Move a job that still waits before the routine ones; False where it is being done already."""
-        future = self._waiting_jobs.get(id(job))
-        if future is None or future.done():
-            return False
-        heapq.heappush(self._waiting, (Urgency.URGENT, next(self._turn), future))  # its old place is passed over
-        return True
+        return self._queue.promote(job)
 
-    async def _acquire(self, job: Job, urgency: Urgency) -> ReaderProcess:
-        if self._idle:
+    async def _acquire(self, waiting: Waiting, urgency: Urgency) -> ReaderProcess:
+        if self._idle and self._queue.may_begin(waiting):
+            self._queue.begin(waiting)
             return self._idle.pop()
-        future: asyncio.Future[ReaderProcess] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._turn), future))
-        self._waiting_jobs[id(job)] = future
+        self._queue.push(waiting, urgency)
         try:
-            return await future
+            return await waiting.turn
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self._release(future.result())
+            if waiting.turn.done() and not waiting.turn.cancelled():
+                self._queue.end(waiting)
+                self._release(waiting.turn.result())
             raise
         finally:
-            del self._waiting_jobs[id(job)]
+            self._queue.drop(waiting)
 
     def _release(self, process: ReaderProcess) -> None:
         """Give a process that has nothing to do its next job, or its leave where its successor is ready."""
@@ -165,12 +169,14 @@ class ReaderPool:
         if process.loads >= self._loads_per_process and process not in self._retiring:
             self._retiring.add(process)
             self._respawn()
-        while self._waiting:
-            _, _, future = heapq.heappop(self._waiting)
-            if not future.done():
-                future.set_result(process)
-                return
         self._idle.append(process)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give processes that have nothing to do to the jobs that may begin."""
+        while self._idle and (waiting := self._queue.pop()) is not None:
+            self._queue.begin(waiting)
+            waiting.turn.set_result(self._idle.pop())
 
     # --- the life of a process
 

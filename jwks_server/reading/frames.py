@@ -42,6 +42,7 @@ class LoadedHeader(Header):
     signature: _Digest | None
     device: int | None
     links: bool
+    unfinished: bool
     publication: Publication
     body_bytes: _Count | None
     max_age: _Seconds

@@ -70,7 +70,8 @@ class Loaded:
     """What a tenant publishes now, the root that it was read below, and how its folder looked.
 
     `signature` is None where the folder changed while it was read or just before: it has to be read again. `links` says
-    that some of its files lie elsewhere, where no watch of the tree sees a change.
+    that some of its files lie elsewhere, where no watch of the tree sees a change; `unfinished` that some are still to
+    be read, in another turn.
     """
 
     publication: Publication
@@ -78,6 +79,7 @@ class Loaded:
     signature: bytes | None
     device: int | None
     links: bool
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jwks_server.core.build import build, faulty_key_file, read_key_file
@@ -17,12 +19,12 @@ from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.publication import publication_of
 from jwks_server.core.remembered import from_text, record_of
 from jwks_server.core.sealed import seal, unseal
-from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Snapshot, TextFile
-from jwks_server.core.tenant import PASSWORD_ENDING, POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
+from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Snapshot, TextFile, Unfinished
+from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.host import clock
 from jwks_server.reading.jobs import FOLDER, Loaded, LoadJob, RootIdentity
 from jwks_server.reading.source import Source
-from jwks_server.reading.tree import FolderView, file_facts, open_folder, opened_root, read_file, view
+from jwks_server.reading.tree import FolderView, open_folder, opened_root, read_file, view
 
 _READ_ROUNDS = 3
 
@@ -55,7 +57,14 @@ def load(source: Source, job: LoadJob, report: Report = lambda _name, _stamp: No
     snapshot = replace(reading.snapshot, problems=(*reading.snapshot.problems, *lost))
     record = record_of(snapshot, previous, remembered, now)
     publication = publication_of(snapshot, previous, seal(snapshot), record)
-    return Loaded(publication, reading.root, reading.signature, reading.device, reading.links)
+    return Loaded(
+        publication,
+        reading.root,
+        reading.signature,
+        reading.device,
+        reading.links,
+        unfinished=snapshot.unfinished is not None,
+    )
 
 
 def _previous(job: LoadJob) -> tuple[Snapshot | None, tuple[Problem, ...]]:
@@ -84,7 +93,15 @@ def read_tenant(
     with opened_root(source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)
         folder, seen = _folder(source, job, previous, root, report)
-    snapshot = build(job.tenant, folder, previous, source.defaults, clock.now(), remembered=remembered)
+    snapshot = build(
+        job.tenant,
+        folder,
+        previous,
+        source.defaults,
+        clock.now(),
+        remembered=remembered,
+        most_keys=source.limits.keys,
+    )
     if folder.fault is not None:
         return TenantReading(snapshot, identity, None, job.device, links=is_link or (seen is not None and seen.links))
     if seen is None:
@@ -141,6 +158,8 @@ class _FolderReader:
         self._source = source
         self._job = job
         self._last = {file.name: file for file in previous.files} if previous else {}
+        self._unfinished = previous.unfinished if previous else None
+        self._turn_ends = time.monotonic() + source.limits.turn_seconds
         self._descriptor = descriptor
         self._report = report
         self._facts = source.passwords.facts(job.tenant)
@@ -152,12 +171,60 @@ class _FolderReader:
         for _ in range(_READ_ROUNDS):
             if not seen.names and self._job.device not in {None, seen.device}:
                 return Folder(fault="folder is empty and on another device than before; is it mounted?"), seen
-            policy, revoked = (self._text_file(name, seen) for name in (POLICY_FILE, REVOKED_FILE))
-            folder = Folder(tuple(self._key_files(seen)), policy, revoked)
+            folder = self._folder(seen)
+            if folder.unfinished is not None:
+                break
             before, seen = seen, self._view()
             if (before.names, before.signature) == (seen.names, seen.signature):
                 return folder, seen
         return folder, FolderView(seen.names, None, seen.device, seen.links)
+
+    def _folder(self, seen: FolderView) -> Folder:
+        """Read the policy, the revoked keys and as many key files as the turn has time for, at least one."""
+        policy, revoked = (self._text_file(name, seen) for name in (POLICY_FILE, REVOKED_FILE))
+        names, surplus = self._names(seen)
+        to_read = deque(self._to_read(names, seen))
+        has_read = False
+        while to_read and (not has_read or time.monotonic() < self._turn_ends):
+            self._read(to_read.popleft())
+            has_read = True
+        # What a file gave stays until its turn comes.
+        files = tuple(self._last[name] for name in names if name in self._last)
+        unfinished = Unfinished(tuple(to_read), seen.signature) if to_read else None
+        return Folder(files, policy, revoked, unfinished=unfinished, surplus=surplus)
+
+    def _names(self, seen: FolderView) -> tuple[list[str], int]:
+        """Return the names of the key files that are read, those first that were read before, and how many are not."""
+        names = list(filter(is_key_file, seen.names))
+        most = self._source.limits.files
+        if len(names) <= most:
+            return names, 0
+        kept = sorted(names, key=lambda name: name not in self._last)[:most]
+        return sorted(kept), len(names) - most
+
+    def _to_read(self, names: list[str], seen: FolderView) -> list[str]:
+        """Return which of the names are to be read, those first that the last turn did not come to.
+
+        The others were read since the folder looked as it does now, and need no second look.
+        """
+        if self._unfinished is None:
+            return names
+        there = set(names)
+        pending = [name for name in self._unfinished.names if name in there]
+        is_as_then = seen.signature is not None and seen.signature == self._unfinished.signature
+        if is_as_then and not self._job.afresh:
+            return pending
+        return [*pending, *sorted(there.difference(pending))]
+
+    def _read(self, name: str) -> None:
+        """Put down what a key file gives now, or that it is gone."""
+        last = self._last.get(name)
+        try:
+            self._last[name] = self._key_file(name, last)
+        except FileNotFoundError:
+            self._last.pop(name, None)
+        except KeyFileError as error:
+            self._last[name] = faulty_key_file(name, str(error), last)
 
     def _view(self) -> FolderView:
         exact_times = self._source.exact_times
@@ -177,35 +244,25 @@ class _FolderReader:
         self._report(name, b"")
         return read_file(name, self._descriptor)
 
-    def _key_files(self, seen: FolderView) -> Iterator[KeyFile]:
-        for name in filter(is_key_file, seen.names):
-            last = self._last.get(name)
-            try:
-                yield self._key_file(name, last)
-            except FileNotFoundError:
-                continue
-            except KeyFileError as error:
-                yield faulty_key_file(name, str(error), last)
-
     def _key_file(self, name: str, last: KeyFile | None) -> KeyFile:
         """Return the file's keys; content that was read before is not parsed again."""
         if not name.isprintable() or "\\udc" in name:
             raise KeyFileError("file name is not readable text; rename it")
         data = self._content(name)
-        beside = file_facts(f"{name}{PASSWORD_ENDING}", self._descriptor)
-        stamp = hashlib.blake2b(repr((self._facts, beside)).encode() + data, digest_size=16).digest()
-        if last is not None and last.stamp == stamp and not (self._job.afresh and last.faults):
-            return last
-        container = ""
+        is_passing, container, stamp = False, "", self._stamp(data)
         try:
             recognised = recognise(data)
             container = recognised.value
+            password = None
+            if needs_password(recognised):
+                password = self._source.passwords.find(self._job.tenant, name, self._descriptor)
+                stamp = self._stamp(data, password.value if password else b"\0none")
+            if last is not None and last.stamp == stamp and not (self._job.afresh and last.is_passing):
+                return last
             if (name, stamp) not in self._job.deadly:
-                find = self._source.passwords.find
-                password = find(self._job.tenant, name, self._descriptor) if needs_password(recognised) else None
                 self._report(name, stamp)
                 return read_key_file(name, stamp, data, password)
-            fault = self._job.deadly[name, stamp]
+            fault, is_passing = self._job.deadly[name, stamp], True
         except PrivateKeyOnlyError as error:
             if last is None or not last.keys:
                 return KeyFile(name, stamp, container, (), notices=(str(error),))
@@ -213,8 +270,17 @@ class _FolderReader:
         except KeyFileError as error:
             fault = str(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours or of a library: it is this file's alone
-            fault = f"its reader failed: {error!r}: a bug, send the file to the developers"
-        return faulty_key_file(name, fault, last, stamp=stamp, container=container)
+            fault, is_passing = f"its reader failed: {error!r}: a bug, send the file to the developers", True
+        return faulty_key_file(name, fault, last, stamp=stamp, container=container, is_passing=is_passing)
+
+    def _stamp(self, data: bytes, password: bytes = b"") -> bytes:
+        """Return what tells one content and password from another.
+
+        Nobody can guess the password by it: it is keyed with bytes that this process's server made and keeps nowhere.
+        """
+        digest = hashlib.blake2b(data, digest_size=16, key=self._source.stamp_key)
+        digest.update(len(password).to_bytes(4) + password)
+        return digest.digest()
 
     def _text_file(self, name: str, seen: FolderView) -> TextFile:
         if name not in seen.names:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from jwks_server.core.errors import KeyFileError, RootUnavailableError, TenantNameError
 from jwks_server.core.formats import MAX_FILE_BYTES
@@ -21,6 +22,9 @@ from jwks_server.reading.jobs import Listing, RootIdentity
 
 FRESH_SECONDS = 0.02
 """A file changed this recently may change again within the same tick of a coarse file system clock."""
+
+MOST_ENTRIES = 10_000
+"""A folder with more entries is not looked at: that would take longer than other tenants can wait."""
 
 _READ_TRIES = 3
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -102,7 +106,8 @@ def view(
     """Return the names in an opened tenant's folder with their common signature; `extra` is signed along.
 
     With `exact_times` the file system tells any two states of a file apart, however soon they follow each other.
-    `follows` is asked before a link is followed: what it leads to may not answer.
+    `follows` is asked before a link is followed: what it leads to may not answer. Raise OSError where the folder cannot
+    be listed, or has more than MOST_ENTRIES.
     """
     folder = os.fstat(descriptor)
     rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), extra]
@@ -110,7 +115,10 @@ def view(
     newest = 0
     links = False
     with os.scandir(descriptor) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+        found = list(islice(entries, MOST_ENTRIES + 1))
+        if len(found) > MOST_ENTRIES:
+            raise OSError(errno.E2BIG, f"more than {MOST_ENTRIES} entries; move elsewhere what is no key file")
+        for entry in sorted(found, key=lambda entry: entry.name):
             if is_temporary(entry.name):
                 continue
             with suppress(FileNotFoundError):

@@ -160,6 +160,7 @@ def _encode_loaded(loaded: Loaded) -> bytes:
         signature=loaded.signature,
         device=loaded.device,
         links=loaded.links,
+        unfinished=loaded.unfinished,
         publication=replace(publication, key_set=None, sealed=b"", record=None),
         body_bytes=None if key_set is None else len(key_set.body),
         max_age=0 if key_set is None else key_set.max_age,
@@ -191,7 +192,7 @@ def _decode_loaded(header: LoadedHeader, blobs: Blobs, tenant: TenantName) -> Lo
     if min(counts) < 0 or any(map(_has_no_zone, (publication.next_change, publication.look_again))):
         raise GarbledError("a publication with a number or a time that there is not")
     publication = replace(publication, tenant=tenant, key_set=key_set, keys=keys, sealed=sealed, record=record)
-    return Loaded(publication, header.root, header.signature, header.device, header.links)
+    return Loaded(publication, header.root, header.signature, header.device, header.links, unfinished=header.unfinished)
 
 
 def _has_no_zone(due: NextChange) -> bool:

@@ -4,6 +4,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -34,6 +35,19 @@ UNREADABLE = (
 )
 
 
+@dataclass(slots=True)
+class Checks:
+    """The signatures that may still be checked of one file, however many entries it has."""
+
+    left: int = field(default_factory=lambda: MAX_SIGNATURE_CHECKS)
+
+    def spend(self) -> None:
+        """Account for one, or raise KeyFileError where there are too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise KeyFileError("too many signatures to check in one file; split it")
+
+
 def load_der(data: bytes) -> Certificate:
     """Return the certificate, all of whose lazy parts have been read once; raise KeyFileError where one is broken."""
     try:
@@ -53,7 +67,7 @@ def check_readable(certificate: Certificate) -> None:
         raise KeyFileError(f"certificate has an unreadable part ({brief(error)}); export it again") from error
 
 
-def public_key(certificate: Certificate) -> PublicKeyTypes:
+def public_key(certificate: Certificate, checks: Checks | None = None) -> PublicKeyTypes:
     """Return the certificate's key; raise UnsupportedKeyError for a kind unknown here, KeyFileError for a broken one.
 
     A self-signed certificate must verify under its own key: a flipped bit that still parses is found so.
@@ -64,7 +78,11 @@ def public_key(certificate: Certificate) -> PublicKeyTypes:
         raise UnsupportedKeyError(unsupported_text(error)) from error
     except UNREADABLE as error:
         raise KeyFileError(f"certificate holds an unreadable public key ({brief(error)})") from error
-    if _names_itself_as_issuer(certificate) and _issued(certificate, certificate) is False:
+    if not _names_itself_as_issuer(certificate):
+        return key
+    if checks is not None:
+        checks.spend()
+    if _issued(certificate, certificate) is False:
         raise KeyFileError("self-signed certificate's signature does not verify (corrupted?)")
     return key
 
@@ -84,18 +102,21 @@ def signing_entries(certificates: Sequence[Certificate]) -> tuple[tuple[Entry, .
     """
     entries: list[Entry] = []
     refusals: list[str] = []
-    for chain in signing_chains(certificates):
+    checks = Checks()
+    for chain in signing_chains(certificates, checks):
         try:
-            entries.append(Entry(public_key(chain[0]), chain))
+            entries.append(Entry(public_key(chain[0], checks), chain))
         except UnsupportedKeyError as refusal:
             refusals.append(str(refusal))
     return tuple(entries), tuple(refusals)
 
 
-def signing_chains(certificates: Sequence[Certificate]) -> tuple[tuple[Certificate, ...], ...]:
+def signing_chains(
+    certificates: Sequence[Certificate], checks: Checks | None = None
+) -> tuple[tuple[Certificate, ...], ...]:
     """Return the signing certificates of the bag, each at the head of its chain."""
     bag = tuple(dict.fromkeys(certificates))
-    issuers = Issuers(bag)
+    issuers = Issuers(bag, checks)
     chains = [issuers.chain(certificate) for certificate in bag]
     members = {issuer for chain in chains for issuer in chain[1:]}
     signing = tuple(chain for chain in chains if chain[0] not in members)
@@ -105,9 +126,9 @@ def signing_chains(certificates: Sequence[Certificate]) -> tuple[tuple[Certifica
 
 
 class Issuers:
-    """The certificates of one bag by subject, and a budget of signature checks."""
+    """The certificates of one bag by subject; `checks` is the budget of the file that they are from."""
 
-    def __init__(self, bag: Iterable[Certificate]) -> None:
+    def __init__(self, bag: Iterable[Certificate], checks: Checks | None = None) -> None:
         self._by_subject: dict[bytes, list[Certificate]] = defaultdict(list)
         self._found: dict[Certificate, Certificate | None] = {}
         certificates = tuple(dict.fromkeys(bag))
@@ -115,7 +136,7 @@ class Issuers:
             raise KeyFileError(f"{len(certificates)} certificates in one file; at most {MAX_CERTIFICATES}: split it")
         for certificate in certificates:
             self._by_subject[certificate.subject.public_bytes()].append(certificate)
-        self._checks_left = MAX_SIGNATURE_CHECKS
+        self._checks = checks or Checks()
 
     def chain(self, certificate: Certificate) -> tuple[Certificate, ...]:
         """Return the certificate and its issuers in the bag, upwards."""
@@ -138,9 +159,7 @@ class Issuers:
         for candidate in self._by_subject.get(certificate.issuer.public_bytes(), ()):
             if candidate == certificate:
                 continue
-            self._checks_left -= 1
-            if self._checks_left < 0:
-                raise KeyFileError("too many certificates that share a name; split the file")
+            self._checks.spend()
             # Where a signature cannot be computed here (SM2, say) the names decide: a CA's key must not be published.
             if _issued(candidate, certificate) is not False:
                 return candidate

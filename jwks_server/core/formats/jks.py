@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cryptography.x509 import Certificate
 
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
-from jwks_server.core.formats.certificates import Issuers, load_der, public_key
+from jwks_server.core.formats.certificates import Checks, Issuers, load_der, public_key
 from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password, shown
 
 _KEY, _TRUSTED, _SECRET = 1, 2, 3
@@ -57,6 +57,7 @@ def read(data: bytes, password: Password | None, container: str) -> Contents:
     key_entries = _key_entries(data)
     if password is not None and not hmac.compare_digest(_digest(data, password), data[-_DIGEST_BYTES:]):
         raise KeyFileError("wrong password or corrupted keystore")
+    checks = Checks()
     entries: list[Entry] = []
     refusals: list[str] = []
     for alias, encoded in key_entries:
@@ -65,7 +66,7 @@ def read(data: bytes, password: Password | None, container: str) -> Contents:
             refusals.append(f"{title} has no certificate; add one: keytool -importcert -alias {shown(alias)}")
             continue
         try:
-            entries.append(_entry(alias, [load_der(certificate) for certificate in encoded]))
+            entries.append(_entry(alias, [load_der(certificate) for certificate in encoded], checks))
         except UnsupportedKeyError as refusal:
             refusals.append(f"{title}: {refusal}")
         except KeyFileError as fault:
@@ -73,9 +74,9 @@ def read(data: bytes, password: Password | None, container: str) -> Contents:
     return Contents(container, tuple(entries), tuple(refusals), () if key_entries else (NO_KEY_ENTRIES,))
 
 
-def _entry(alias: str, certificates: list[Certificate]) -> Entry:
+def _entry(alias: str, certificates: list[Certificate], checks: Checks) -> Entry:
     leaf = certificates[0]
-    return Entry(public_key(leaf), Issuers(certificates).chain(leaf), alias=alias)
+    return Entry(public_key(leaf, checks), Issuers(certificates, checks).chain(leaf), alias=alias)
 
 
 def _key_entries(data: bytes) -> tuple[tuple[str, tuple[bytes, ...]], ...]:

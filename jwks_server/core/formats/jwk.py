@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509 import Certificate
 
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
-from jwks_server.core.formats.certificates import Issuers, brief, load_der, public_key
+from jwks_server.core.formats.certificates import Checks, Issuers, brief, load_der, public_key
 from jwks_server.core.formats.contents import Contents, Entry
 
 MAX_KEYS = 5000
@@ -57,13 +57,14 @@ def read(data: bytes) -> Contents:
 def _contents(container: str, keys: list[Any]) -> Contents:
     entries: list[Entry] = []
     refusals: list[str] = []
+    checks = Checks()
     private = 0
     for number, key in enumerate(keys, 1):
         title = f"key {number}: " if container == "JWKS" else ""
         if not isinstance(key, dict):
             raise KeyFileError(f"{title}not an object; a JWKS is a list of objects")
         try:
-            entries.append(_entry(key))
+            entries.append(_entry(key, checks))
         except UnsupportedKeyError as refusal:
             refusals.append(f"{title}{refusal}")
         except KeyFileError as fault:
@@ -73,7 +74,7 @@ def _contents(container: str, keys: list[Any]) -> Contents:
     return Contents(container, tuple(entries), tuple(refusals), (notice,) if private else ())
 
 
-def _entry(key: dict[str, Any]) -> Entry:
+def _entry(key: dict[str, Any], checks: Checks) -> Entry:
     kty = _text(key, "kty")
     if kty == "oct":
         raise UnsupportedKeyError('kty "oct" is a secret key; delete it from this file')
@@ -82,7 +83,7 @@ def _entry(key: dict[str, Any]) -> Entry:
         raise UnsupportedKeyError(f"unsupported key: kty {_shown(kty)}; use RSA, EC or OKP")
     _check_use(key)
     public = readers[kty](key)
-    chain = _chain(key, public)
+    chain = _chain(key, public, checks)
     return Entry(public, chain, kid=_optional_text(key, "kid"), alg=_optional_text(key, "alg"))
 
 
@@ -146,7 +147,7 @@ def _akp(key: dict[str, Any]) -> PublicKeyTypes:
         raise KeyFileError(f"not a key of {alg} ({brief(error)})") from error
 
 
-def _chain(key: dict[str, Any], public: PublicKeyTypes) -> tuple[Certificate, ...]:
+def _chain(key: dict[str, Any], public: PublicKeyTypes, checks: Checks) -> tuple[Certificate, ...]:
     """Return the chain of `x5c` (RFC 7517, section 4.7), whose first certificate must be the key's own."""
     stated = key.get("x5c")
     if stated is None:
@@ -157,9 +158,9 @@ def _chain(key: dict[str, Any], public: PublicKeyTypes) -> tuple[Certificate, ..
         certificates = [load_der(base64.b64decode(one, validate=True)) for one in stated]
     except ValueError as error:  # binascii.Error, and characters beyond ASCII
         raise KeyFileError('"x5c" is not valid base64') from error
-    if public_key(certificates[0]) != public:
+    if public_key(certificates[0], checks) != public:
         raise UnsupportedKeyError('"x5c" carries another key than the JWK; correct or delete it')
-    return Issuers(certificates).chain(certificates[0])
+    return Issuers(certificates, checks).chain(certificates[0])
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cryptography.x509 import Certificate
 
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
 from jwks_server.core.formats import kdf
-from jwks_server.core.formats.certificates import Issuers, brief, load_der, public_key, signing_chains
+from jwks_server.core.formats.certificates import Checks, Issuers, brief, load_der, public_key, signing_chains
 from jwks_server.core.formats.contents import NO_KEY_ENTRIES, Contents, Entry, Password, shown
 from jwks_server.core.formats.pkcs12_cipher import WrongPasswordError, certificates_under_rc2_40, decrypt, is_rc2_40
 from jwks_server.core.formats.pkcs12_mac import verifies
@@ -182,7 +182,8 @@ def _names(bag: Any) -> _Names:  # noqa: ANN401
 
 
 def _entries(store: _Store) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
-    issuers = Issuers([one.certificate for one in store.certificates] + store.trusted)
+    checks = Checks()
+    issuers = Issuers([one.certificate for one in store.certificates] + store.trusted, checks)
     entries: list[Entry] = []
     refusals: list[str] = []
     for number, names in enumerate(store.keys, 1):
@@ -192,7 +193,7 @@ def _entries(store: _Store) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
             refusals.append(f"{title} has no certificate; import one for it and export the store again")
             continue
         try:
-            entries.append(Entry(public_key(leaf), issuers.chain(leaf), alias=names.alias))
+            entries.append(Entry(public_key(leaf, checks), issuers.chain(leaf), alias=names.alias))
         except UnsupportedKeyError as refusal:
             refusals.append(f"{title}: {refusal}")
         except KeyFileError as fault:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from jwks_server.core.errors import KeyFileError
-from jwks_server.core.formats import Password, read
+from jwks_server.core.formats import Password, certificates, read
 from jwks_server.core.jwk import key_of
 
 STORES = ("three-keys.real.jks", "three-keys.jceks")
@@ -95,6 +95,17 @@ def test_a_name_with_control_characters_stays_on_one_line(password: Password) ->
     """It ends up in a log."""
     (refusal,) = read(jks(key_entry(b"a\n\x1b[31mb")), password).refusals
     assert refusal.startswith('key entry "a??[31mb" has no certificate')
+
+
+def test_the_signatures_checked_are_counted_by_file_and_not_by_entry(
+    make_certificate: Callable[..., x509.Certificate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry of a store may bring a chain of its own; a file of them took half a minute."""
+    monkeypatch.setattr(certificates, "MAX_SIGNATURE_CHECKS", 5)
+    entries = [key_entry(f"k{n}".encode(), make_certificate(f"leaf{n}").public_bytes(Encoding.DER)) for n in range(6)]
+    assert len(read(jks(*entries[:5]), None).entries) == 5
+    with pytest.raises(KeyFileError, match="too many signatures to check"):
+        read(jks(*entries), None)
 
 
 def test_version_1_has_certificates_without_a_type(
