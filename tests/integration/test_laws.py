@@ -1,0 +1,283 @@
+"""The laws of docs/architecture.md that hold between the rooms."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from support.certificates import replace_file, sample
+from support.forging_reader import MODULE as FORGING
+from support.inprocess import CountingReaders, eventually, followed
+from support.publications import kids_of
+from support.server import Server, wait_until, with_tests
+
+from jwks_server.core.policy import Policy
+from jwks_server.core.publication import Publication
+from jwks_server.core.tenant import TenantName
+from jwks_server.core.timing import Timing
+from jwks_server.following.follow import Follower
+from jwks_server.following.store import Store
+from jwks_server.readers.pool import ReaderPool
+from jwks_server.readers.process import CHILD_MODULE
+from jwks_server.reading.jobs import LoadJob, Place, ReaderCrashedError, Urgency
+from jwks_server.reading.source import Limits, Source
+from jwks_server.reading.tree import list_root
+from jwks_server.state.directory import StateDirectory
+
+(A, KID_A), (B, KID_B), (C, KID_C) = sample(1), sample(2), sample(3)
+TENANT, TENANT_EVIL = TenantName("a.com"), TenantName("evil.com")
+
+
+class ElsewhereReaders(CountingReaders):
+    """Reads as it should, but says of each load that it was below another root, where the test wants that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elsewhere = False
+
+    async def run(self, job: Any, urgency: Urgency) -> Any:  # noqa: ANN401 - what the protocol says
+        """Do the job, and perhaps lie about the root."""
+        answer = await super().run(job, urgency)
+        return replace(answer, root=(0, 0)) if self.elsewhere and isinstance(job, LoadJob) else answer
+
+
+async def test_an_answer_from_below_another_root_keeps_nothing_and_forgets_nothing(keystores: Path) -> None:
+    """Neither which files crash readers, nor what is published, nor what was remembered from before the start."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    readers = ElsewhereReaders()
+    async with followed(keystores, readers=readers) as world:
+        await world.settled()
+        place = Place("deadly.pem", b"stamp")
+        assert world.quarantine.blame(TENANT, place, "crashed", 0.0, hung=False)
+        world.follower.reconciler.unread.add(TENANT)
+        world.follower.reconciler.records[TENANT] = b"from before the start"
+        before, loads = world.store.get(TENANT), readers.loads[TENANT]
+        readers.elsewhere = True
+        replace_file(keystores / TENANT / "k.pem", B)
+        await eventually(lambda: readers.loads[TENANT] >= loads + 2)
+        assert world.store.get(TENANT) is before
+        assert set(world.quarantine.without(TENANT)) == {("deadly.pem", b"stamp")}
+        assert TENANT in world.follower.reconciler.unread
+        assert world.follower.reconciler.records == {TENANT: b"from before the start"}
+        readers.elsewhere = False
+        await world.wait_for(TENANT, {KID_B})
+        assert not world.quarantine.without(TENANT)
+        assert not world.follower.reconciler.unread
+        assert not world.follower.reconciler.records
+
+
+async def test_a_tenant_that_was_forgotten_has_its_retries_when_it_fails_again(keystores: Path) -> None:
+    """No timer that was cancelled with it is trusted: nothing but its own retry comes to it here."""
+    never = Timing(first_comparison=3600.0, retries=(0.01,) * 50)
+    readers = CountingReaders()
+    async with followed(keystores, Policy(), readers=readers, timing=never) as world:
+        for _ in range(3):
+            (keystores / TENANT).mkdir()
+            (keystores / TENANT / "k.pem").write_bytes(b"half")
+            await eventually(lambda: world.faults(TENANT))
+            (keystores / TENANT / "k.pem").unlink()
+            (keystores / TENANT).rmdir()
+            await world.wait_for(TENANT, None)
+        readers.failure = lambda _job: ReaderCrashedError("says the test", None)
+        (keystores / TENANT).mkdir()
+        (keystores / TENANT / "k.pem").write_bytes(A)
+        loads = readers.loads[TENANT]
+        await eventually(lambda: readers.loads[TENANT] > loads)
+        await eventually(lambda: not world.turns.state(TENANT)["turn"]["due"])  # type: ignore[index]
+        readers.failure = lambda _job: None
+        world.quarantine.acquit(TENANT)
+        await world.wait_for(TENANT, {KID_A})
+
+
+# --- work on the event loop
+
+
+@asynccontextmanager
+async def real_parts(
+    keystores: Path, state: Path, module: str = CHILD_MODULE, loads_per_process: int = 10_000
+) -> AsyncIterator[tuple[Follower, Store, ReaderPool]]:
+    """Follow a tree with reader processes and a state directory, as the server does."""
+    source = Source(
+        str(keystores), defaults=Policy(removal_grace=3600), exact_times=True, limits=Limits(turn_seconds=60)
+    )
+    store, timing = Store(), Timing(first_comparison=3600.0)
+    recorder = StateDirectory(state, timing)
+    recorder.recall()
+    readers = ReaderPool(source, 2, timing, module=module, loads_per_process=loads_per_process)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("PYTHONPATH", with_tests()["PYTHONPATH"])  # for those that are started later, too
+    await readers.start()
+    follower = Follower(
+        str(keystores),
+        store=store,
+        readers=readers,
+        recorder=recorder,
+        list_root=partial(list_root, str(keystores)),
+        timing=timing,
+    )
+    listing = await follower.start()
+    follower.expect(listing.tenants, {})
+    follower.run()
+    try:
+        await follower.turns.load_expected(2)
+        await eventually(lambda: not follower.unloaded)
+        yield follower, store, readers
+    finally:
+        await follower.close()
+        await recorder.flush()
+        await readers.close()
+        monkeypatch.undo()
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Count the calls that the package's own code makes in this thread."""
+    calls = [0]
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        if event in {"call", "c_call"} and "/jwks_server/" in frame.f_code.co_filename:
+            calls[0] += 1
+
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+def published(store: Store, tenant: str) -> Publication:
+    """Return what the tenant publishes."""
+    publication = store.get(tenant)
+    assert publication is not None
+    return publication
+
+
+async def calls_for_a_change(keystores: Path, tenant: str, follower: Follower, store: Store) -> int:
+    """Return how many calls the event loop makes to publish one more key of a tenant, and to record it."""
+    await eventually(lambda: not follower.turns.uncertain)
+    content, kid = sample(1000)
+    with counted() as calls:
+        replace_file(keystores / tenant / "new.pem", content)
+        await eventually(lambda: kid in kids_of(published(store, tenant)))
+        await eventually(lambda: not follower.turns.uncertain)
+    return calls[0]
+
+
+@pytest.mark.parametrize("kind", ["good", "faulty"])
+async def test_the_event_loop_does_not_more_for_a_tenant_with_more_files(
+    keystores: Path, tmp_path: Path, kind: str
+) -> None:
+    """A hundred times as many files and keys; only what comes through a pipe comes in more pieces."""
+    contents = [sample(number)[0] for number in range(300)]
+    for tenant, count in (("small.com", 3), ("large.com", 300)):
+        (keystores / tenant).mkdir()
+        for number, content in enumerate(contents[:count]):
+            broken = content[:100] + b"#" * number
+            (keystores / tenant / f"{number}.pem").write_bytes(content if kind == "good" else broken)
+    async with real_parts(keystores, tmp_path / "state") as (follower, store, _):
+        small, large = [
+            await calls_for_a_change(keystores, tenant, follower, store) for tenant in ("small.com", "large.com")
+        ]
+    assert large < 4 * small, f"{small} calls for 3 files, {large} for 300"
+
+
+# --- reader processes
+
+
+async def test_a_reader_that_was_taken_over_publishes_nothing_for_another_tenant(
+    keystores: Path, tmp_path: Path
+) -> None:
+    """It can forge the set of the tenant that it was given, and no other."""
+    for tenant in ("evil.com", "victim.com"):
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(A)
+    async with real_parts(keystores, tmp_path / "state", FORGING) as (_, store, readers):
+        before = store.get("victim.com")
+        (keystores / "evil.com" / "forge-tenant").touch()
+        await eventually(lambda: kids_of(published(store, "evil.com")) == set())
+        assert published(store, "evil.com").tenant == "evil.com"
+        assert store.get("victim.com") is before
+        assert readers.lost == 0
+
+
+async def test_a_reader_that_was_taken_over_publishes_no_private_member(keystores: Path, tmp_path: Path) -> None:
+    """Its answer is none, it is ended, and its tenant keeps its set."""
+    (keystores / "evil.com").mkdir()
+    (keystores / "evil.com" / "k.pem").write_bytes(A)
+    async with real_parts(keystores, tmp_path / "state", FORGING) as (follower, store, readers):
+        (keystores / "evil.com" / "forge-member").touch()
+        await eventually(lambda: readers.lost)
+        await eventually(lambda: TENANT_EVIL in follower.reconciler.unread or follower.quarantine.without(TENANT_EVIL))
+        assert kids_of(published(store, "evil.com")) == {KID_A}
+        (keystores / "evil.com" / "forge-member").unlink()
+        replace_file(keystores / "evil.com" / "k.pem", B)
+        await eventually(lambda: KID_B in kids_of(published(store, "evil.com")))
+
+
+async def test_reader_processes_retire_while_loads_go_on(keystores: Path, tmp_path: Path) -> None:
+    """Another is ready before one goes, so that no load is lost or waits; one that is killed meanwhile is replaced."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    async with real_parts(keystores, tmp_path / "state", loads_per_process=3) as (_, store, readers):
+        first = set(readers.pids)
+        number = 100
+        while readers.retired < 4:
+            content, kid = sample(number)
+            replace_file(keystores / TENANT / "k.pem", content)
+            await eventually(lambda kid=kid: kid in kids_of(published(store, TENANT)))  # type: ignore[misc]
+            assert len(readers.pids) >= 2
+            number += 1
+        assert readers.lost == 0
+        await eventually(lambda: len(readers.pids) == 2)
+        assert first.isdisjoint(readers.pids)
+        os.kill(readers.pids[0], signal.SIGKILL)
+        await eventually(lambda: readers.lost == 1)
+        replace_file(keystores / TENANT / "k.pem", C)
+        await eventually(lambda: KID_C in kids_of(published(store, TENANT)))
+        await eventually(lambda: len(readers.pids) >= 2)
+
+
+# --- seeing one tenant's turn
+
+
+def test_the_admin_listener_shows_what_waits_for_a_tenant(keystores: Path) -> None:
+    """What is published, what is wrong, when it is read again; 404 for one that is unknown."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    (keystores / TENANT / "bad.pem").write_bytes(b"half")
+    with Server(keystores, "--admin-port", "0") as server:
+        wait_until(lambda: server.admin(f"/tenants/{TENANT}.json").status == 200)
+        wait_until(lambda: server.admin(f"/tenants/{TENANT}.json").json()["failures"] == 4, "the quick retries")
+        state = server.admin(f"/tenants/{TENANT}.json").json()
+        assert state["published"]["keys"] == 1
+        assert state["published"]["problem_counts"]["fault"] == 1
+        assert state["published"]["problems"][0]["file"] == "bad.pem"
+        assert 0 < state["turn"]["next_in_seconds"] <= 30
+        assert state["quarantine"] == {
+            "suspected": False, "hung": False, "tried_again_in_seconds": None, "files_left_out": [],
+        }  # fmt: skip
+        for unknown in ("nobody.com", "..", "%2e%2e"):
+            assert server.admin(f"/tenants/{unknown}.json").status == 404
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", {"DEBUG", "INFO"}), ("info", {"INFO"})])
+def test_the_log_says_as_much_as_its_level_asks_for(keystores: Path, level: str, shown: set[str]) -> None:
+    """At `debug` each hint and each turn, with its tenant."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    with Server(keystores, "--log-level", level) as server:
+        server.wait_for_kids(TENANT, {KID_A})
+        replace_file(keystores / TENANT / "k.pem", B)
+        server.wait_for_kids(TENANT, {KID_B})
+        assert {line.split()[1] for line in server.log.splitlines()} == shown
+        if level == "debug":
+            assert "DEBUG hint tenant=a.com urgency=urgent" in server.log
+            assert "DEBUG turn tenant=a.com urgency=urgent" in server.log
