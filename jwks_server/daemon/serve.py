@@ -108,7 +108,9 @@ async def _serve(settings: Settings, parts: Parts, on_stop: Callable[[], None]) 
             listing = await follower.start()
         except RootUnavailableError as error:
             raise SettingsError(str(error)) from error
-        follower.expect(listing.tenants, await asyncio.to_thread(state.recall))
+        # The super tenant first: it has the URL that everybody asks.
+        tenants = sorted(listing.tenants, key=lambda tenant: tenant != settings.super_tenant)
+        follower.expect(tenants, await asyncio.to_thread(state.recall))
         if admin_sockets:
             admin = web.Server(AdminHandler(Health(store, follower, state, readers)), access_log=None)
             await listen(stack, admin, admin_sockets, shutdown_seconds=timing.shutdown)

@@ -80,7 +80,7 @@ async def test_files_that_end_readers_without_end_make_a_pause(keystores: Path) 
         await eventually(lambda: world.kids("a.com") == set())
 
 
-class HangingLoader(CountingReaders):
+class HangingReaders(CountingReaders):
     """Hangs in some tenants' folders, for as long as the gate is closed, and loses a reader there."""
 
     def __init__(self) -> None:
@@ -125,22 +125,22 @@ async def test_many_folders_that_hang_hold_one_reader_between_them(keystores: Pa
         elsewhere.mkdir()
         (elsewhere / "k.pem").write_bytes(A)
         (keystores / tenant).symlink_to(elsewhere)
-    loader = HangingLoader()
-    async with followed(keystores, readers=loader, timing=AT_ONCE) as world:
+    readers = HangingReaders()
+    async with followed(keystores, readers=readers, timing=AT_ONCE) as world:
         await world.settled()
         before = world.kids(tenants[3])
-        loader.hanging |= set(tenants[:3])
+        readers.hanging |= set(tenants[:3])
         await eventually(lambda: world.unread == 3)
-        loader.gate.clear()
-        await eventually(lambda: loader.held.total() == 1)
+        readers.gate.clear()
+        await eventually(lambda: readers.held.total() == 1)
         (keystores / tenants[3] / "k.pem").write_bytes(B)
         await eventually(lambda: world.kids(tenants[3]) not in (None, before))
-        surveys = loader.surveys
-        await eventually(lambda: loader.surveys > surveys + 10)
-        assert loader.held.total() == 1
-        loader.gate.set()
-        await eventually(lambda: all(loader.hangs[tenant] > 10 for tenant in tenants[:3]))
-        loader.hanging.clear()
+        surveys = readers.surveys
+        await eventually(lambda: readers.surveys > surveys + 10)
+        assert readers.held.total() == 1
+        readers.gate.set()
+        await eventually(lambda: all(readers.hangs[tenant] > 10 for tenant in tenants[:3]))
+        readers.hanging.clear()
         await eventually(lambda: world.unread == 0)
         assert [world.kids(tenant) for tenant in tenants[:3]] == [before] * 3
 
@@ -153,18 +153,18 @@ async def test_folders_that_begin_to_hang_hold_one_reader_of_those_that_compare(
         keystores.with_name(tenant).mkdir()
         (keystores / tenant).symlink_to(keystores.with_name(tenant))
     (keystores / "c.com").mkdir()
-    loader = HangingLoader()
-    async with followed(keystores, readers=loader, timing=replace(LATER, first_suspicion=1.0, suspicion=30.0)) as world:
+    readers = HangingReaders()
+    async with followed(keystores, readers=readers, timing=replace(LATER, first_suspicion=1.0, suspicion=30.0)) as world:
         await world.settled()
-        loader.gate.clear()
-        loader.hanging |= {"a.com", "b.com"}
-        await eventually(loader.held.total)
+        readers.gate.clear()
+        readers.hanging |= {"a.com", "b.com"}
+        await eventually(readers.held.total)
         for content in (A, B, A, B):
             before = world.kids("c.com")
             (keystores / "c.com" / "k.pem").write_bytes(content)
             await eventually(lambda before=before: world.kids("c.com") not in (None, before))  # type: ignore[misc]
-        assert loader.held.total() == 1
-        loader.gate.set()
+        assert readers.held.total() == 1
+        readers.gate.set()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(keystore
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
         (keystores / tenant / "k.pem").write_bytes(b"" if blamed.stamp and tenant == "a.com" else A)
-    loader = CountingReaders()
+    readers = CountingReaders()
     deaths = 0
 
     def die(job: LoadJob) -> Exception | None:
@@ -188,8 +188,8 @@ async def test_what_ends_readers_is_tried_again_by_the_comparison_alone(keystore
         deaths += 1
         return ReaderCrashedError("says the test", blamed, hung=True)
 
-    loader.failure = die
-    async with followed(keystores, readers=loader, timing=timing) as world:
+    readers.failure = die
+    async with followed(keystores, readers=readers, timing=timing) as world:
         await eventually(lambda: deaths)
         first = deaths
         for content in (B, A, B, A):
@@ -203,13 +203,13 @@ async def test_a_folder_that_answers_again_has_the_others_tried_at_once(keystore
     """They may have hung for the same reason."""
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
-    loader = HangingLoader()
-    async with followed(keystores, readers=loader, timing=replace(LATER, suspicion=0.0)) as world:
-        loader.hanging.add("a.com")
+    readers = HangingReaders()
+    async with followed(keystores, readers=readers, timing=replace(LATER, suspicion=0.0)) as world:
+        readers.hanging.add("a.com")
         await eventually(lambda: world.quarantine.is_hung(TenantName("a.com")))
-        loader.hanging.add("b.com")
+        readers.hanging.add("b.com")
         await eventually(lambda: world.quarantine.is_hung(TenantName("b.com")))
-        loader.hanging.clear()
+        readers.hanging.clear()
         world.quarantine.suspect(TenantName("b.com"), time.monotonic())  # the second time, so that it is due
         await eventually(lambda: not world.quarantine.is_hung(TenantName("a.com")))
 
@@ -217,11 +217,11 @@ async def test_a_folder_that_answers_again_has_the_others_tried_at_once(keystore
 async def test_a_root_that_is_back_has_what_hung_tried_at_once(keystores: Path) -> None:
     """It may have been the root that hung."""
     (keystores / "a.com").mkdir()
-    loader = HangingLoader()
-    loader.hanging.add("a.com")
-    async with followed(keystores, readers=loader, timing=Timing(first_suspicion=3600.0)) as world:
+    readers = HangingReaders()
+    readers.hanging.add("a.com")
+    async with followed(keystores, readers=readers, timing=Timing(first_suspicion=3600.0)) as world:
         assert world.unread == 1
-        loader.hanging.clear()
+        readers.hanging.clear()
         away = keystores.with_name("away")
         move(keystores, away)
         await eventually(lambda: world.follower.root.fault is not None)
@@ -235,16 +235,16 @@ async def test_a_folder_that_hangs_once_is_tried_again_soon_and_then_rarely(
     """A hiccup of a file server costs a second, an outage now and then a reader."""
     for tenant in ("a.com", "b.com"):
         (keystores / tenant).mkdir()
-    loader = HangingLoader()
-    async with followed(keystores, readers=loader, timing=replace(LATER, first_suspicion=0.0)) as world:
+    readers = HangingReaders()
+    async with followed(keystores, readers=readers, timing=replace(LATER, first_suspicion=0.0)) as world:
         await world.settled()
         for hangs in (2, 4):
-            loader.hanging.add("a.com")
-            await eventually(lambda hangs=hangs: loader.hangs["a.com"] == hangs)  # type: ignore[misc]
-            surveys = loader.surveys
-            await eventually(lambda surveys=surveys: loader.surveys > surveys + 10)  # type: ignore[misc]
-            assert loader.hangs["a.com"] == hangs
-            loader.hanging.clear()
+            readers.hanging.add("a.com")
+            await eventually(lambda hangs=hangs: readers.hangs["a.com"] == hangs)  # type: ignore[misc]
+            surveys = readers.surveys
+            await eventually(lambda surveys=surveys: readers.surveys > surveys + 10)  # type: ignore[misc]
+            assert readers.hangs["a.com"] == hangs
+            readers.hanging.clear()
             world.quarantine.hurry()
             await eventually(lambda: world.unread == 0)
 
@@ -253,16 +253,16 @@ async def test_a_tenant_that_hangs_at_the_start_holds_no_reader_for_each_who_ask
     """Its first load is not tried again because somebody wants its set."""
     tenant = TenantName("a.com")
     (keystores / tenant).mkdir()
-    loader = HangingLoader()
-    loader.hanging.add(tenant)
-    async with followed(keystores, readers=loader) as world:
+    readers = HangingReaders()
+    readers.hanging.add(tenant)
+    async with followed(keystores, readers=readers) as world:
         assert world.unread == 1
-        loader.gate.clear()
+        readers.gate.clear()
         assert await world.turns.first_load(tenant) is None
-        assert loader.held.total() == 0
+        assert readers.held.total() == 0
 
 
-class HeldLoader(CountingReaders):
+class HeldReaders(CountingReaders):
     """Reads at once, and answers when the test lets it."""
 
     def __init__(self) -> None:
@@ -286,12 +286,12 @@ async def test_what_is_recalled_while_its_tenant_is_read_is_not_lost(keystores: 
     tenant = TenantName("a.com")
     (keystores / tenant).mkdir()
     (keystores / tenant / "k.pem").write_bytes(A)
-    loader = HeldLoader()
-    async with followed(keystores, Policy(removal_grace=3600), readers=loader) as world:
+    readers = HeldReaders()
+    async with followed(keystores, Policy(removal_grace=3600), readers=readers) as world:
         await world.settled()
-        loader.gate.clear()
+        readers.gate.clear()
         world.turns.hint(tenant)
-        await eventually(lambda: loader.held)
+        await eventually(lambda: readers.held)
         world.turns.recall({tenant: owing("old.pem", B, 3600)})
-        loader.gate.set()
+        readers.gate.set()
         await eventually(lambda: len(world.kids(tenant) or ()) == 2)
