@@ -3,25 +3,21 @@
 Building never fails: what is wrong with a file is a problem in the snapshot, and the keys that the file last gave stay.
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import inf
-from typing import TypeVar
 
 from jwks_server.core import formats
-from jwks_server.core.errors import KeyFileError, PolicyError, UnsupportedKeyError
+from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
 from jwks_server.core.jwk import Key, key_of
 from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, PublishedKey, compile_set
 from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, owed_after
 from jwks_server.core.policy import Policy
-from jwks_server.core.revoked import parse_revoked
+from jwks_server.core.rules import policy_in_force, revoked_in_force
 from jwks_server.core.selection import Selection, published_keys
 from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Settled, Snapshot
-from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName
+from jwks_server.core.tenant import TenantName
 from jwks_server.core.text import readable
-
-T = TypeVar("T")
 
 Members = tuple[tuple[PublishedKey, str], ...]
 
@@ -77,8 +73,8 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     problems = [] if folder.fault is None else [Problem(Level.FAULT, folder.fault)]
     past = _past(tenant, previous, defaults, remembered)
     settle = settle_seconds if previous else 0.0  # what the first load does not find was removed before it
-    policy, policy_problems = _policy(folder, past, defaults, now.steady, settle)
-    revoked, revoked_problems = _revoked(folder, past, now.steady, settle)
+    policy, policy_problems = policy_in_force(folder, past, defaults, now.steady, settle)
+    revoked, revoked_problems = revoked_in_force(folder, past, now.steady, settle)
     # While the folder cannot be read, nothing changes: a withheld tenant stays withheld, a published one published.
     is_seen = folder.fault is None and folder.present
     rules_unknown = not (policy.known and revoked.known) if is_seen else past.rules_unknown
@@ -172,64 +168,6 @@ def _before_the_start(tenant: TenantName, defaults: Policy, remembered: Remember
         next_change=NextChange(),
         look_again=NextChange(),
     )
-
-
-def _policy(
-    folder: Folder, past: Snapshot, defaults: Policy, now: float, settle_seconds: float
-) -> tuple[Settled[Policy], list[Problem]]:
-    """Return the policy in force: the file's, else the last good one; without a file, the server's.
-
-    Where the whole folder is gone, the last policy stays in force: its grace says how long the keys are still owed.
-    """
-    last = past.policy
-    if folder.fault is not None or not folder.present:
-        return replace(last, missing_since=None), []
-    if folder.policy.text is None and folder.policy.fault is None:
-        return _without_file(last, defaults, now, settle_seconds, was_faulty=past.rules_unknown), []
-    fault = folder.policy.fault
-    if fault is None:
-        try:
-            return Settled(defaults.updated(tomllib.loads(folder.policy.text or "")), known=True), []
-        except (PolicyError, tomllib.TOMLDecodeError) as error:
-            fault = str(error)
-        except RecursionError:
-            fault = "nested too deeply"
-    if not last.known:
-        consequence = "nothing is published until it is corrected, because the tenant's policy is not known"
-    elif last.value == defaults:
-        consequence = "the server's policy is in force"
-    else:
-        consequence = "the last good policy is in force"
-    return replace(last, missing_since=None), [Problem(Level.FAULT, readable(f"{fault}; {consequence}"), POLICY_FILE)]
-
-
-def _revoked(
-    folder: Folder, past: Snapshot, now: float, settle_seconds: float
-) -> tuple[Settled[frozenset[str]], list[Problem]]:
-    """Return the names of revoked keys; a list that cannot be read revokes what it last did."""
-    last = past.revoked
-    if folder.fault is not None or not folder.present:
-        return replace(last, missing_since=None), []
-    fault = folder.revoked.fault
-    if fault is not None:
-        if not last.known:
-            fault += "; nothing is published until it can be read, because the tenant's revoked keys are not known"
-        return replace(last, missing_since=None), [Problem(Level.FAULT, fault, REVOKED_FILE)]
-    names = parse_revoked(folder.revoked.text or "")
-    if names:
-        return Settled(names, known=True), []
-    return _without_file(last, frozenset(), now, settle_seconds, was_faulty=past.rules_unknown), []
-
-
-def _without_file(last: Settled[T], default: T, now: float, settle_seconds: float, *, was_faulty: bool) -> Settled[T]:
-    """Return the last value until its file was missing for the settling time, then the default.
-
-    Editors remove a file for a moment when they save it. `was_faulty` says that the last value may be a stand-in.
-    """
-    if last.value == default and (last.known or not was_faulty):
-        return Settled(default, known=True)
-    since = last.missing_since if last.missing_since is not None else now
-    return replace(last, missing_since=since) if now - since < settle_seconds else Settled(default, known=True)
 
 
 def _members(

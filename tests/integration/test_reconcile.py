@@ -154,7 +154,8 @@ async def test_folders_that_begin_to_hang_hold_one_reader_of_those_that_compare(
         (keystores / tenant).symlink_to(keystores.with_name(tenant))
     (keystores / "c.com").mkdir()
     readers = HangingReaders()
-    async with followed(keystores, readers=readers, timing=replace(LATER, first_suspicion=1.0, suspicion=30.0)) as world:
+    timing = replace(LATER, first_suspicion=1.0, suspicion=30.0)
+    async with followed(keystores, readers=readers, timing=timing) as world:
         await world.settled()
         readers.gate.clear()
         readers.hanging |= {"a.com", "b.com"}
