@@ -1,4 +1,4 @@
-"""A tenant's rules: its policy and its list of revoked keys, each the last good one where the file is faulty or gone."""
+"""A tenant's rules, its policy and its list of revoked keys: the last good one where the file is faulty or gone."""
 
 import tomllib
 from dataclasses import replace
