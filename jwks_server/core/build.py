@@ -81,7 +81,8 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     files = folder.files if folder.fault is None else past.files
     # Nothing is published before each file was read once: a part would lack keys that were published before the start.
     is_first_pass = previous is None or previous.being_read
-    being_read = is_first_pass and folder.unfinished is not None if is_seen else past.being_read
+    has_new = folder.unfinished is not None and folder.unfinished.has_new
+    being_read = is_first_pass and has_new if is_seen else past.being_read
     unpublished = rules_unknown or being_read
     # While the folder or its rules cannot be read, nobody can tell which keys were removed: no deadline is set then.
     in_doubt = folder.fault is not None or (unpublished and folder.present)

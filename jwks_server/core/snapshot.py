@@ -39,10 +39,14 @@ class TextFile:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """Key files that are still to be read in later turns, and how the folder looked when reading it began."""
+    """Key files that are still to be read in later turns, and how the folder looked when reading it began.
+
+    `has_new` says that some of them were never read.
+    """
 
     names: tuple[str, ...]
     signature: bytes | None
+    has_new: bool
 
 
 @dataclass(frozen=True, slots=True)

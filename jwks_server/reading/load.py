@@ -190,7 +190,8 @@ class _FolderReader:
             has_read = True
         # What a file gave stays until its turn comes.
         files = tuple(self._last[name] for name in names if name in self._last)
-        unfinished = Unfinished(tuple(to_read), seen.signature) if to_read else None
+        has_new = any(name not in self._last for name in to_read)
+        unfinished = Unfinished(tuple(to_read), seen.signature, has_new) if to_read else None
         return Folder(files, policy, revoked, unfinished=unfinished, surplus=surplus)
 
     def _names(self, seen: FolderView) -> tuple[list[str], int]:

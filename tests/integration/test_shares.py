@@ -80,6 +80,7 @@ def test_a_folder_that_changes_all_the_time_is_read_to_the_end_all_the_same(fold
         previous = read_tenant(source, LoadJob(TenantName("a.com")), previous).snapshot
     assert previous is not None
     assert {file.name for file in previous.files} == {f"{number}.pem" for number in range(5)}
+    assert len(kids(previous)) == 5
 
 
 def test_key_files_beyond_the_limit_are_not_read_and_said_to_be(folder: Path) -> None:
