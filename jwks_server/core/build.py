@@ -11,7 +11,7 @@ from jwks_server.core import formats
 from jwks_server.core.errors import KeyFileError, UnsupportedKeyError
 from jwks_server.core.jwk import Key, key_of
 from jwks_server.core.keyset import COMMON_CLIENT_BYTES, SMALL_CLIENT_BYTES, KeySet, PublishedKey, compile_set
-from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, owed_after
+from jwks_server.core.lifecycle import KeyFile, Moment, NextChange, Owed, key_identity, owed_after
 from jwks_server.core.policy import Policy
 from jwks_server.core.rules import policy_in_force, revoked_in_force
 from jwks_server.core.selection import Selection, published_keys
@@ -98,6 +98,10 @@ def build(  # noqa: PLR0913 - the seven things that decide what a tenant publish
     members, clashes = ((), []) if unpublished else _members(selection, files, owed, policy.value, past.published)
 
     members, surplus_problems = _limited(members, past.published, most_keys)
+    if surplus_problems:
+        # A debt that has no place in the set would only make the snapshot grow.
+        kept = {published.identity for published, _ in members}
+        owed = tuple(debt for debt in owed if key_identity(debt.key) in kept)
     problems += surplus_problems
     problems += policy_problems + revoked_problems + list(_file_problems(files)) + selection.problems + clashes
     faulty = any(problem.level is Level.FAULT for problem in problems)

@@ -262,7 +262,7 @@ class _FolderReader:
                 return last
             if (name, stamp) not in self._job.deadly:
                 self._report(name, stamp)
-                return read_key_file(name, stamp, data, password)
+                return self._within_limit(read_key_file(name, stamp, data, password))
             fault, is_passing = self._job.deadly[name, stamp], True
         except PrivateKeyOnlyError as error:
             if last is None or not last.keys:
@@ -273,6 +273,14 @@ class _FolderReader:
         except Exception as error:  # noqa: BLE001 - a bug of ours or of a library: it is this file's alone
             fault, is_passing = f"its reader failed: {error!r}: a bug, send the file to the developers", True
         return faulty_key_file(name, fault, last, stamp=stamp, container=container, is_passing=is_passing)
+
+    def _within_limit(self, file: KeyFile) -> KeyFile:
+        """Return the file; raise KeyFileError where the tenant's files would then give more keys than are kept."""
+        most = self._source.limits.keys
+        others = sum(len(other.keys) for name, other in self._last.items() if name != file.name)
+        if others + len(file.keys) > most:
+            raise KeyFileError(f"its {len(file.keys)} keys would be more than {most}; remove some, or raise --max-keys")
+        return file
 
     def _stamp(self, data: bytes, password: bytes = b"") -> bytes:
         """Return what tells one content and password from another.

@@ -102,9 +102,22 @@ def test_keys_beyond_the_limit_are_left_out_and_said_to_be(folder: Path) -> None
     first = read_tenant(source, job).snapshot
     (folder / "0.pem").write_bytes(sample(20)[0])
     snapshot = read_tenant(source, job, first).snapshot
-    assert len(snapshot.owed) == 1
     assert kids(snapshot) == kids(first)
     assert "1 keys more than the 5 that are published" in str(snapshot.problems)
+    for number in range(30, 35):
+        (folder / "0.pem").write_bytes(sample(number)[0])
+        snapshot = read_tenant(source, job, snapshot).snapshot
+    assert len(snapshot.owed) <= 5
+
+
+def test_a_file_that_brings_too_many_keys_is_a_fault_and_the_others_stay(folder: Path) -> None:
+    """A tenant's snapshot, which the server carries, does not grow beyond what is published of it."""
+    first = turns(folder, None, Limits(keys=5))[-1]
+    assert len(kids(first)) == 5
+    (folder / "more.pem").write_bytes(sample(20)[0])
+    snapshot = turns(folder, first, Limits(keys=5))[-1]
+    assert kids(snapshot) == kids(first)
+    assert "its 1 keys would be more than 5; remove some, or raise --max-keys" in str(snapshot.problems)
 
 
 def test_a_folder_with_too_many_entries_is_a_fault_and_keeps_its_keys(
