@@ -22,9 +22,11 @@ from jwks_server.core.sealed import seal, unseal
 from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Snapshot, TextFile, Unfinished
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.host import clock
+from jwks_server.reading.files import read_within
 from jwks_server.reading.jobs import FOLDER, Loaded, LoadJob, RootIdentity
+from jwks_server.reading.links import Trust, trust_below
 from jwks_server.reading.source import Source
-from jwks_server.reading.tree import FolderView, open_folder, opened_root, read_file, view
+from jwks_server.reading.tree import FolderView, open_folder, opened_root, view
 
 _READ_ROUNDS = 3
 
@@ -127,7 +129,8 @@ def _folder(
             return Folder(present=False), None
         return Folder(fault=f"folder cannot be read: {error.strerror}"), None
     try:
-        return _FolderReader(source, job, previous, descriptor, report).read()
+        trust = trust_below(root)
+        return _FolderReader(source, job, previous, descriptor=descriptor, trust=trust, report=report).read()
     except OSError as error:
         return Folder(fault=f"folder cannot be listed: {error.strerror}"), None
     finally:
@@ -152,8 +155,8 @@ def _is_absent(error: OSError, tenant: TenantName, root: int) -> bool:
 class _FolderReader:
     """Reads one tenant's opened folder."""
 
-    def __init__(
-        self, source: Source, job: LoadJob, previous: Snapshot | None, descriptor: int, report: Report
+    def __init__(  # noqa: PLR0913 - what it reads, and what it knows before
+        self, source: Source, job: LoadJob, previous: Snapshot | None, *, descriptor: int, trust: Trust, report: Report
     ) -> None:
         self._source = source
         self._job = job
@@ -161,6 +164,7 @@ class _FolderReader:
         self._unfinished = previous.unfinished if previous else None
         self._turn_ends = time.monotonic() + source.limits.turn_seconds
         self._descriptor = descriptor
+        self._trust = trust
         self._report = report
         self._facts = source.passwords.facts(job.tenant)
 
@@ -229,7 +233,7 @@ class _FolderReader:
 
     def _view(self) -> FolderView:
         exact_times = self._source.exact_times
-        return view(self._descriptor, self._facts, exact_times=exact_times, follows=self._follows)
+        return view(self._descriptor, self._trust, self._facts, exact_times=exact_times, follows=self._follows)
 
     def _follows(self, name: str) -> bool:
         """Tell whether a link may be followed: not where a reader process hung in it before."""
@@ -243,7 +247,7 @@ class _FolderReader:
         if (name, b"") in self._job.deadly:
             raise KeyFileError(self._job.deadly[name, b""])
         self._report(name, b"")
-        return read_file(name, self._descriptor)
+        return read_within(name, self._descriptor, self._trust)
 
     def _key_file(self, name: str, last: KeyFile | None) -> KeyFile:
         """Return the file's keys; content that was read before is not parsed again."""
@@ -256,7 +260,8 @@ class _FolderReader:
             container = recognised.value
             password = None
             if needs_password(recognised):
-                password = self._source.passwords.find(self._job.tenant, name, self._descriptor)
+                find = self._source.passwords.find
+                password = find(self._job.tenant, name, self._descriptor, self._trust)
                 stamp = self._stamp(data, password.value if password else b"\0none")
             if last is not None and last.stamp == stamp and not (self._job.afresh and last.is_passing):
                 return last

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from jwks_server.core.errors import KeyFileError
 from jwks_server.core.formats import Password
 from jwks_server.core.tenant import PASSWORD_ENDING, TenantName
-from jwks_server.reading.tree import file_facts, read_file
+from jwks_server.reading.files import file_facts, read_file, read_within
+from jwks_server.reading.links import Trust
 
 _MAX_BYTES = 4096
 
@@ -26,16 +27,18 @@ class PasswordSources:
         """Return what changes when one of the tenant's passwords outside its folder may have."""
         return tuple(file_facts(path) for path in self._paths(tenant))
 
-    def find(self, tenant: TenantName, file_name: str, folder: int) -> Password | None:
+    def find(self, tenant: TenantName, file_name: str, folder: int, trust: Trust) -> Password | None:
         """Return the password for a file in the tenant's opened folder; raise KeyFileError where it cannot be read."""
         beside = f"{file_name}{PASSWORD_ENDING}"
-        for path, descriptor in [(beside, folder), *((path, None) for path in self._paths(tenant))]:
+        for path in (None, *self._paths(tenant)):
             try:
-                content = read_file(path, descriptor, _MAX_BYTES)
+                content = (
+                    read_within(beside, folder, trust, _MAX_BYTES) if path is None else read_file(path, _MAX_BYTES)
+                )
             except FileNotFoundError:
                 continue
             except KeyFileError as error:
-                raise KeyFileError(f"its password file {os.path.basename(path)}: {error}") from error
+                raise KeyFileError(f"its password file {os.path.basename(path or beside)}: {error}") from error
             return Password(content.split(b"\n", 1)[0].rstrip(b"\r"))
         return None
 

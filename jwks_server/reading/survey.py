@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from jwks_server.core.tenant import TenantName
 from jwks_server.reading.jobs import Survey, SurveyJob
+from jwks_server.reading.links import Trust, trust_below
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import open_folder, opened_root, view
 
@@ -22,21 +23,22 @@ def survey(source: Source, job: SurveyJob, report: Callable[[TenantName], None] 
     started = time.monotonic()
     signatures: dict[TenantName, bytes | None] = {}
     with opened_root(source.root) as (root, identity):
+        trust = trust_below(root)
         for tenant in job.tenants:
             report(tenant)
-            signatures[tenant] = _signature(source, tenant, root)
+            signatures[tenant] = _signature(source, tenant, root, trust)
             if time.monotonic() - started > job.seconds:
                 break
     return Survey(identity, signatures, time.monotonic() - started)
 
 
-def _signature(source: Source, tenant: TenantName, root: int) -> bytes | None:
+def _signature(source: Source, tenant: TenantName, root: int, trust: Trust) -> bytes | None:
     try:
         descriptor = open_folder(tenant, root)
     except OSError as error:
         return b"" if error.errno in {errno.ENOENT, errno.ENOTDIR} else None
     try:
-        return view(descriptor, source.passwords.facts(tenant), exact_times=source.exact_times).signature
+        return view(descriptor, trust, source.passwords.facts(tenant), exact_times=source.exact_times).signature
     except OSError:
         return None
     finally:

@@ -1,10 +1,9 @@
-"""Bounded reads of the tree of keystores, and the signatures of its folders.
+"""The tree of keystores: its root, its tenants' folders, and their signatures.
 
-Nothing here trusts a name twice: a folder is opened once and its files through its descriptor, a file is looked at
-before it is opened, and no FIFO or device is ever opened.
+Nothing here trusts a name twice: a folder is opened once and its files are looked at through its descriptor. Whose
+links are followed, `links` decides.
 """
 
-import errno
 import hashlib
 import os
 import stat
@@ -14,20 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from jwks_server.core.errors import KeyFileError, RootUnavailableError, TenantNameError
-from jwks_server.core.formats import MAX_FILE_BYTES
+from jwks_server.core.errors import RootUnavailableError, TenantNameError
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_temporary, tenant_name
 from jwks_server.core.text import readable
+from jwks_server.reading.files import facts, through
 from jwks_server.reading.jobs import Listing, RootIdentity
+from jwks_server.reading.links import Trust, trust_below, walked
 
 FRESH_SECONDS = 0.02
 """A file changed this recently may change again within the same tick of a coarse file system clock."""
 
+_FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+
 MOST_ENTRIES = 10_000
 """A folder with more entries is not looked at: that would take longer than other tenants can wait."""
-
-_READ_TRIES = 3
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,23 @@ def opened_root(root: str) -> Iterator[tuple[int, RootIdentity]]:
 
 
 def open_folder(tenant: TenantName, root_descriptor: int) -> int:
-    """Return a descriptor of the tenant's folder, for the caller to close; raise OSError where there is none."""
-    return os.open(tenant, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY, dir_fd=root_descriptor)
+    """Return a descriptor of the tenant's folder, for the caller to close; raise OSError where there is none.
+
+    LinkRefusedError, an OSError, says that it is a link that may not be followed.
+    """
+    try:
+        return os.open(tenant, _FOLDER_FLAGS, dir_fd=root_descriptor)
+    except NotADirectoryError:
+        if not stat.S_ISLNK(os.stat(tenant, dir_fd=root_descriptor, follow_symlinks=False).st_mode):
+            raise
+    with walked(tenant, root_descriptor, to_folder=True) as reached:
+        descriptor = os.open(reached.name, _FOLDER_FLAGS, dir_fd=reached.folder)
+        try:
+            reached.demand(os.fstat(descriptor).st_uid, trust_below(root_descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def list_root(root: str) -> Listing:
@@ -98,6 +112,7 @@ def _is_folder(name: str, root_descriptor: int) -> bool:
 
 def view(
     descriptor: int,
+    trust: Trust,
     extra: tuple[object, ...] = (),
     *,
     exact_times: bool = False,
@@ -105,6 +120,7 @@ def view(
 ) -> FolderView:
     """Return the names in an opened tenant's folder with their common signature; `extra` is signed along.
 
+    A link that may not be followed is signed by what it is itself and by the owner of what it leads to.
     With `exact_times` the file system tells any two states of a file apart, however soon they follow each other.
     `follows` is asked before a link is followed: what it leads to may not answer. Raise OSError where the folder cannot
     be listed, or has more than MOST_ENTRIES.
@@ -128,84 +144,17 @@ def view(
                     links = True
                     with suppress(OSError):  # no link any more: the next look will differ
                         target = os.readlink(entry.name, dir_fd=descriptor)
-                    with suppress(OSError):
-                        status = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=follows(readable(entry.name)))
+                    if follows(readable(entry.name)):
+                        with suppress(OSError):
+                            status, target = through(entry.name, descriptor, trust, own, target)
                 # Container runtimes make a folder where a file to be mounted is missing: that takes no policy away.
                 if stat.S_ISDIR(status.st_mode) and entry.name not in {POLICY_FILE, REVOKED_FILE}:
                     continue
                 names.append(readable(entry.name))
                 newest = max(newest, status.st_mtime_ns, status.st_ctime_ns, own.st_ctime_ns)
-                rows.append((entry.name, own.st_ino, own.st_ctime_ns, target, *_facts(status)))
+                rows.append((entry.name, own.st_ino, own.st_ctime_ns, target, *facts(status)))
     age = time.time_ns() - newest
     exact = exact_times and not links  # what a link leads to may lie on another file system
     settled = exact or age > FRESH_SECONDS * 1e9 or age < -FRESH_SECONDS * 1e9
     digest = hashlib.blake2b(repr(rows).encode("utf-8", "surrogateescape"), digest_size=16).digest()
     return FolderView(tuple(names), digest if settled else None, folder.st_dev, links)
-
-
-def file_facts(path: str, descriptor: int | None = None) -> tuple[object, ...]:
-    """Return what tells one state of a file from another; empty where there is none."""
-    try:
-        return _facts(os.stat(path, dir_fd=descriptor))
-    except OSError as error:
-        return () if error.errno in {errno.ENOENT, errno.ENOTDIR} else (error.errno,)
-
-
-def _facts(status: os.stat_result) -> tuple[object, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
-
-
-def read_file(name: str, descriptor: int | None = None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return a regular file's bytes, all from one state of it.
-
-    Raise FileNotFoundError where the name itself is gone, and KeyFileError, with what to do, for all that is a fault:
-    no permission, an I/O error, a link to nothing, something that is no regular file, a file too large.
-    """
-    try:
-        for _ in range(_READ_TRIES):
-            content = _read_once(name, descriptor, max_bytes)
-            if content is not None:
-                return content
-    except FileNotFoundError:
-        if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-            raise KeyFileError("symbolic link to a file that does not exist") from None
-        raise
-    except PermissionError as error:
-        raise KeyFileError(
-            "permission denied: let the server's user or group read it (chmod 0640, chgrp jwks-keystores)"
-        ) from error
-    except OSError as error:
-        raise KeyFileError(f"cannot be read: {error.strerror}") from error
-    raise KeyFileError("keeps changing while it is read; write it under another name and rename it")
-
-
-def _read_once(name: str, descriptor: int | None, max_bytes: int) -> bytes | None:
-    """Return the content, or None where the file changed meanwhile."""
-    _demand_regular(os.stat(name, dir_fd=descriptor), max_bytes)
-    file = os.open(name, _OPEN_FLAGS, dir_fd=descriptor)
-    try:
-        before = os.fstat(file)
-        _demand_regular(before, max_bytes)
-        parts: list[bytes] = []
-        left = max_bytes + 1
-        while left > 0 and (part := os.read(file, left)):
-            parts.append(part)
-            left -= len(part)
-        content = b"".join(parts)
-        if len(content) > max_bytes:
-            raise KeyFileError(_too_large(max_bytes))
-        after = os.fstat(file)
-        return content if _facts(before) == _facts(after) and len(content) == after.st_size else None
-    finally:
-        os.close(file)
-
-
-def _demand_regular(status: os.stat_result, max_bytes: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise KeyFileError("not a regular file")
-    if status.st_size > max_bytes:
-        raise KeyFileError(_too_large(max_bytes))
-
-
-def _too_large(max_bytes: int) -> str:
-    return f"file larger than {max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"file larger than {max_bytes} bytes"
