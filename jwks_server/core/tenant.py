@@ -20,12 +20,17 @@ _TEMPORARY = re.compile(r"\..*|.*~|#.*#|.*\.(?:swp|swo|swx|tmp|part)|4913", re.D
 
 def tenant_name(text: str) -> TenantName:
     """Return `text` as a tenant name, or raise TenantNameError: nothing is folded, trimmed or decoded."""
-    if _TENANT.fullmatch(text) is None:
+    if not is_tenant_name(text):
         raise TenantNameError(
             f"{text[:80]!r} is not a tenant domain: lower-case letters, digits, '.', '-' and '_', "
             "starting with a letter or digit, at most 253 characters",
         )
     return TenantName(text)
+
+
+def is_tenant_name(text: str) -> bool:
+    """Tell whether the text is a tenant name as it stands."""
+    return _TENANT.fullmatch(text) is not None
 
 
 def tenant_names(lines: str) -> tuple[TenantName, ...]:

@@ -37,13 +37,15 @@ class Timing:
 
     # The root's identity is looked at every `root_poll`, for at most `root_patience`. Every `health` the watch's
     # threads are checked, and whether the wall clock jumped by more than `clock_jump`. The watch is built again after
-    # `shortest_rebuild` at the least, ever more slowly up to `longest_rebuild` while that does not help.
+    # `shortest_rebuild` at the least, ever more slowly up to `longest_rebuild` while that does not help. Of events that
+    # make the whole tree be compared, one in `event_log` is logged.
     root_poll: float = 0.25
     root_patience: float = 5.0
     health: float = 1.0
     clock_jump: float = 0.5
     shortest_rebuild: float = 0.2
     longest_rebuild: float = 30.0
+    event_log: float = 60.0
 
     # The tree is compared with what is published after `first_comparison`, then with a pause: `comparison`, or
     # `deaf_comparison` while the watch misses events; after each one `breath` times what it took, so that a fifth of a

@@ -22,7 +22,7 @@ class Root:
     """The root that is believed.
 
     `fault` says why there is none at the moment. `doubted` is set by whoever saw another root than the believed one.
-    `folders` is how many folders a recursive watch of the tree has to cover.
+    `folders` is how many folders a watch of the tree has to cover.
     """
 
     def __init__(self, path: str) -> None:

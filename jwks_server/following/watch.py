@@ -7,11 +7,8 @@ a change without a hint is found by the comparison. docs/architecture.md says wh
 import asyncio
 import logging
 import os
-import threading
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog.events import (
@@ -29,9 +26,12 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers.api import DEFAULT_OBSERVER_TIMEOUT, BaseObserver
-from watchdog.observers.inotify import InotifyEmitter, InotifyObserver, InotifyWatchGroup
+from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
+
+from jwks_server.following.hints import Hints, Listener
+from jwks_server.following.shallow import ShallowGroup
 
 # Everything but "opened" and "closed unwritten": those are raised by our own reading, and at some thousand folders
 # watchdog's own walk of the tree then overflows its queue for ever.
@@ -57,24 +57,11 @@ warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
 logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Three calls, made on the event loop.
-
-    `dirty` gets the names of folders in which something happened, `everything` why any folder may have changed, and
-    `broken` why events were or will be lost.
-    """
-
-    dirty: Callable[[frozenset[str]], None]
-    everything: Callable[[str], None]
-    broken: Callable[[str], None]
-
-
 class Watch:
-    """One recursive watch of the tree. `start` and `stop` block: call them off the event loop."""
+    """One watch of the root and its tenants' folders. `start` and `stop` block: call them off the event loop."""
 
     def __init__(self, root: str, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        self._hints = _Hints(os.fsencode(os.path.abspath(root)), listener, loop)
+        self._hints = Hints(os.fsencode(os.path.abspath(root)), listener, loop)
         self._root = os.path.abspath(root)
         self._observer: _SafeObserver | None = None
 
@@ -83,7 +70,7 @@ class Watch:
         observer = _SafeObserver(self._hints)
         self._observer = observer
         try:
-            observer.schedule(_Handler(self._hints), self._root, recursive=True, event_filter=EVENTS)
+            observer.schedule(_Handler(self._hints), self._root, recursive=False, event_filter=EVENTS)
             observer.start()
         except BaseException:
             self.stop()
@@ -123,78 +110,10 @@ class Watch:
             return None
 
 
-class _Hints:
-    """Collects hints from watchdog's threads and hands them to the loop in one call for many events."""
-
-    def __init__(self, root: bytes, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        self.root = root
-        self._listener = listener
-        self._loop = loop
-        self._lock = threading.Lock()
-        self._dirty: set[str] = set()
-        self._everything: str | None = None
-        self._broken: str | None = None
-        self._is_scheduled = False
-        self._closed = False
-
-    def dirty(self, path: bytes) -> None:
-        """Note an event at a path below the root."""
-        relative = path[len(self.root) :].lstrip(b"/") if path.startswith(self.root) else b""
-        name = os.fsdecode(relative.split(b"/", 1)[0])
-        with self._lock:
-            if name.startswith("..") or not name:
-                # A Kubernetes volume at the root swaps all its tenants behind names like `..data`.
-                self._everything = self._everything or "the tree itself changed"
-            else:
-                self._dirty.add(name)
-            self._schedule()
-
-    def everything(self, reason: str) -> None:
-        """Note that any tenant may have changed."""
-        with self._lock:
-            self._everything = reason
-            self._schedule()
-
-    def broken(self, reason: str) -> None:
-        """Note that hints were or will be lost."""
-        with self._lock:
-            self._broken = reason
-            self._schedule()
-
-    def close(self) -> None:
-        """Drop all that comes from now on."""
-        with self._lock:
-            self._closed = True
-
-    def _schedule(self) -> None:
-        if self._is_scheduled or self._closed:
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._deliver)
-            self._is_scheduled = True
-        except RuntimeError:
-            self._closed = True  # the loop is closed: the server is stopping
-
-    def _deliver(self) -> None:
-        with self._lock:
-            dirty, self._dirty = frozenset(self._dirty), set()
-            everything, self._everything = self._everything, None
-            broken, self._broken = self._broken, None
-            self._is_scheduled = False
-            if self._closed:
-                return
-        if dirty:
-            self._listener.dirty(dirty)
-        if everything is not None:
-            self._listener.everything(everything)
-        if broken is not None:
-            self._listener.broken(broken)
-
-
 class _Handler(FileSystemEventHandler):
     """Turns watchdog's events into hints. It never raises: an exception would end the dispatcher thread."""
 
-    def __init__(self, hints: _Hints) -> None:
+    def __init__(self, hints: Hints) -> None:
         self._hints = hints
 
     def dispatch(self, event: FileSystemEvent) -> None:
@@ -204,8 +123,6 @@ class _Handler(FileSystemEventHandler):
                 self._hints.broken("the keystores folder was removed")
                 return
             self._hints.dirty(source)
-            if isinstance(event, DirAttribEvent):
-                self._hints.everything("a folder's mode changed")  # it may be one that could not be watched
             if target:
                 self._hints.dirty(target)
                 if event.is_directory:
@@ -218,10 +135,10 @@ class _Handler(FileSystemEventHandler):
 class _SafeInotifyFD(InotifyFD):
     """watchdog's reader thread. An overflow and an exception, of which watchdog tells nobody, are reported.
 
-    An event of a file becomes a hint here, without watchdog's other threads.
+    An event becomes a hint here, without watchdog's other threads, unless it changes which folders there are to watch.
     """
 
-    def __init__(self, hints: _Hints) -> None:
+    def __init__(self, hints: Hints) -> None:
         super().__init__()
         self._hints = hints
 
@@ -235,27 +152,43 @@ class _SafeInotifyFD(InotifyFD):
             self._hints.broken("the kernel's event queue overflowed")
             return
         try:
-            if event.is_directory or event.is_ignored:
+            if event.is_ignored or (event.is_directory and self._is_of_a_tenants_folder(event)):
                 super().handle_event(event)
             else:
                 self._hint(event)
         except Exception as error:  # noqa: BLE001 - a KeyError here would end the thread without a sign
             self._hints.broken(f"reader: {error!r}")
 
-    def _hint(self, event: InotifyEvent) -> None:
-        """Say at once which folder a file's event came from.
-
-        Only events of folders change watchdog's table of which watch is which folder, so files' events can leave out
-        its other two threads. Those pair moves and describe events, which no hint needs, and each is one more wait for
-        the interpreter: without them a change is published a fifth sooner.
-        """
+    def _groups(self, event: InotifyEvent) -> list[ShallowGroup]:
         watch = self._watch_for_wd.get(event.wd)
         groups = watch.callbacks.values() if watch is not None else ()
-        paths = [group._build_event_source_path(event) for group in groups if isinstance(group, InotifyWatchGroup)]  # noqa: SLF001
-        for path in paths:
+        return [group for group in groups if isinstance(group, ShallowGroup)]
+
+    def _is_of_a_tenants_folder(self, event: InotifyEvent) -> bool:
+        """Tell whether a folder of the root was made, moved or removed: of those, watchdog keeps account.
+
+        Folders within a tenant's folder are not watched. Their events, of which a tenant may raise any number, take no
+        more time than those of files.
+        """
+        return not event.is_attrib and (not event.name or any(group.is_root(event.wd) for group in self._groups(event)))
+
+    def _hint(self, event: InotifyEvent) -> None:
+        """Say at once which folder an event came from.
+
+        Only events of the root's folders change watchdog's table of which watch is which folder, so others can leave
+        out its other two threads. Those pair moves and describe events, which no hint needs, and each is one more wait
+        for the interpreter: without them a change is published a fifth sooner.
+        """
+        groups = self._groups(event)
+        paths = [(group, group._build_event_source_path(event)) for group in groups]  # noqa: SLF001 - see the head
+        for group, path in paths:
             if path is not None:
                 self._hints.dirty(path)
-        if None in paths or not paths:
+            if path is None:
+                self._hints.everything("an event in a folder whose name is not known")
+            elif event.is_directory and group.lacks(event.wd, path):
+                self._hints.everything("the mode of a folder changed that could not be watched")
+        if not paths:
             self._hints.everything("an event in a folder whose name is not known")
 
     def run(self) -> None:
@@ -272,7 +205,19 @@ class _SafeInotifyFD(InotifyFD):
 
 
 class _SafeEmitter(InotifyEmitter):
-    """watchdog's emitter thread, which ends even where watchdog's table of watches and folders contradicts itself."""
+    """watchdog's emitter thread, which ends even where watchdog's table of watches and folders contradicts itself.
+
+    It is told that its watch is not recursive, or it would walk through each folder that is moved into the tree; its
+    group is, or it would not add the watch of a new folder.
+    """
+
+    def on_thread_start(self) -> None:
+        self._inotify = ShallowGroup(
+            self._inotify_fd,
+            os.fsencode(self.watch.path),
+            is_recursive=True,
+            event_mask=self.get_event_mask_from_filter(),
+        )
 
     def on_thread_stop(self) -> None:
         group = self._inotify
@@ -286,7 +231,7 @@ class _SafeEmitter(InotifyEmitter):
 class _SafeObserver(InotifyObserver):
     """watchdog's observer around the safe reader."""
 
-    def __init__(self, hints: _Hints) -> None:
+    def __init__(self, hints: Hints) -> None:
         # InotifyObserver's own constructor makes the reader it wants; this one differs in that alone.
         self.reader = _SafeInotifyFD(hints)
         self._inotify_fd = self.reader

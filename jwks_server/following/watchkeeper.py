@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from jwks_server.core.errors import ReaderError, RootUnavailableError
 from jwks_server.core.timing import Timing
+from jwks_server.following.hints import Listener
 from jwks_server.following.root import Root
-from jwks_server.following.watch import Listener, Watch
+from jwks_server.following.watch import Watch
 from jwks_server.host.logs import fields
 from jwks_server.host.mounts import file_system_without_events
 from jwks_server.reading.jobs import ListingJob, Readers, Urgency
@@ -48,6 +50,7 @@ class WatchKeeper:
         self._rebuild_wanted = asyncio.Event()
         self._rebuild_reason = ""
         self._may_work_again = asyncio.Event()
+        self._said: dict[str, float] = {}
 
     @property
     def is_deaf(self) -> bool:
@@ -143,7 +146,10 @@ class WatchKeeper:
     def _everything(self, reason: str) -> None:
         if self.fault is not None:
             self._may_work_again.set()  # a folder may have become readable
-        _log.info("comparing the whole tree", extra=fields(reason=reason))
+        now = time.monotonic()
+        if now - self._said.get(reason, -inf) >= self._timing.event_log:  # the reasons are few; events are not
+            self._said[reason] = now
+            _log.info("comparing the whole tree", extra=fields(reason=reason))
         self._comparison_wanted.set()
 
 

@@ -98,7 +98,7 @@ class Survey:
 class Listing:
     """The tenants of the tree: its root, its tenants, and the names of folders that cannot be tenants.
 
-    `folders` counts the real folders, those that a recursive watch must cover, the root among them.
+    `folders` counts the folders that a watch must cover: the root, and the tenants' that are no links.
     """
 
     root: RootIdentity

@@ -87,7 +87,6 @@ def list_root(root: str) -> Listing:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     is_real_folder = entry.is_dir(follow_symlinks=False)
-                    folders += is_real_folder
                     if entry.name.startswith(".") or not (is_real_folder or entry.is_symlink()):
                         continue
                     try:
@@ -95,6 +94,7 @@ def list_root(root: str) -> Listing:
                     except TenantNameError:
                         strangers.append(readable(entry.name))
                         continue
+                    folders += is_real_folder
                     if is_real_folder or _is_folder(entry.name, descriptor):
                         tenants.append(name)
         except OSError as error:

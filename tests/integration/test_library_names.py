@@ -112,6 +112,21 @@ def test_the_emitter_takes_a_reader_and_keeps_its_group() -> None:
     assert callable(InotifyMoveEventGrouper.close)
 
 
+def test_a_group_of_watches_adds_folders_by_the_methods_that_are_overridden() -> None:
+    """`on_event` adds what is new by `_add_all_callbacks`, and `_recursive_simulate` makes up events for it."""
+    assert parameters(InotifyWatchGroup._add_all_callbacks) == ["self", "path"]  # noqa: SLF001
+    assert parameters(InotifyWatchGroup._add_callback) == ["self", "path"]  # noqa: SLF001
+    assert parameters(InotifyWatchGroup._recursive_simulate) == ["self", "src_path"]  # noqa: SLF001
+    assert "_active_callbacks_by_watch" in InotifyWatchGroup.__dataclass_fields__
+    assert "_active_callbacks_by_path" in InotifyWatchGroup.__dataclass_fields__
+    source = inspect.getsource(InotifyWatchGroup.on_event)
+    assert source.count("self._add_all_callbacks(src_path)") == 2
+    assert source.count("self._recursive_simulate(src_path)") == 2
+    assert "self._add_all_callbacks(self.path)" in inspect.getsource(InotifyWatchGroup._activate)  # noqa: SLF001
+    emitter = inspect.getsource(InotifyEmitter.build_and_queue_event)
+    assert emitter.count("generate_sub_") == emitter.count("is_directory and self.watch.is_recursive") == 2
+
+
 def test_the_observer_hands_its_reader_on_and_stops_it() -> None:
     """`BaseObserver` gives `inotify_fd` to its emitters; `InotifyObserver` stops `_inotify_fd` after them."""
     assert "kwargs" in parameters(BaseObserver.__init__)

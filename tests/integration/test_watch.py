@@ -21,7 +21,9 @@ from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGroupe
 from watchdog.utils import BaseThread
 
 from jwks_server.following import watch
-from jwks_server.following.watch import Listener, Watch
+from jwks_server.following.hints import Listener
+from jwks_server.following.watch import Watch
+from jwks_server.reading.tree import list_root
 
 (A, KID_A), (B, KID_B) = sample(1), sample(2)
 
@@ -309,6 +311,73 @@ async def test_truncation_and_a_new_mode_are_heard_of(tree: Path) -> None:
         (tree / "b.com" / "k.pem").chmod(0o600)
         await eventually(lambda: heard.dirty == {"a.com", "b.com"})
         assert not heard.everything
+        heard.dirty.clear()
+        (tree / "a.com").chmod(0o700)
+        await eventually(lambda: heard.dirty == {"a.com"})
+        assert not heard.everything
+
+
+async def test_what_lies_deeper_than_tenants_folders_is_not_watched(tree: Path) -> None:
+    """However many folders a tenant makes, moves or brings along; a tenant's new folder is watched all the same."""
+    outside = tree.parent / "outside.com"
+    for folder in (tree / "a.com", tree / ".git", tree / "No-Tenant", outside):
+        for number in range(50):
+            (folder / "deep" / str(number) / "er").mkdir(parents=True)
+    async with watched(tree) as (one, heard):
+        instances = inotify_instances()
+        assert one.watched_folders() == list_root(str(tree)).folders == 3
+        shutil.copytree(tree / "a.com" / "deep", tree / "b.com" / "copy")
+        outside.rename(tree / "moved.com")
+        (tree / "made.com").mkdir()
+        (tree / "a.com" / "deep" / "1").rename(tree / "risen.com")
+        await eventually(lambda: one.watched_folders() == 6)
+        assert list_root(str(tree)).folders == 6
+        heard.dirty.clear()
+        for tenant in ("a.com", "b.com", "moved.com", "made.com", "risen.com"):
+            (tree / tenant / "l.pem").write_bytes(A)
+        await eventually(lambda: heard.dirty == {"a.com", "b.com", "moved.com", "made.com", "risen.com"})
+        assert (inotify_instances(), heard.everything, heard.broken) == (instances, [], [])
+
+
+async def test_a_tenants_folders_cost_the_others_nothing(tree: Path) -> None:
+    """Folders that are made, renamed and given modes in a tenant's folder name that tenant, and nothing else."""
+    async with watched(tree) as (_, heard):
+        for number in range(200):
+            (tree / "a.com" / f"{number}").mkdir()
+            (tree / "a.com" / f"{number}").chmod(0o700)
+            (tree / "a.com" / f"{number}").rename(tree / "a.com" / "x")
+            (tree / "a.com" / "x").rmdir()
+            (tree / "a.com").chmod(0o700 + number % 8)
+        (tree / "b.com" / "k.pem").touch()
+        await eventually(lambda: heard.dirty == {"a.com", "b.com"})
+        assert (heard.everything, heard.broken) == ([], [])
+
+
+async def test_reasons_to_compare_are_logged_once_in_a_while(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever may change the root could otherwise fill the log."""
+    caplog.set_level("INFO", "jwks_server")
+    async with followed(tree, timing=EVENTS_ALONE):
+        for number in range(20):
+            await asyncio.to_thread(tree.chmod, 0o700 + number % 8)
+            await asyncio.sleep(0.02)
+        await eventually(lambda: "comparing the whole tree" in caplog.text)
+    assert caplog.text.count("comparing the whole tree") == 1
+
+
+async def test_a_folder_that_could_not_be_watched_makes_everything_dirty_when_its_mode_changes(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be watched now, by a new watch."""
+    real = InotifyFD.add_callback
+
+    def refused(self: InotifyFD, path: bytes, *arguments: Any) -> Any:  # noqa: ANN401 - as the real one
+        if path.endswith(b"/a.com"):
+            raise PermissionError(13, "Permission denied")
+        return real(self, path, *arguments)
+
+    monkeypatch.setattr(InotifyFD, "add_callback", refused)
+    async with watched(tree) as (one, heard):
+        assert one.watched_folders() == 2
         (tree / "a.com").chmod(0o700)
         await eventually(lambda: heard.everything)
 
@@ -328,7 +397,7 @@ async def test_a_changed_file_waits_for_the_reader_alone(tree: Path, monkeypatch
     """It is heard of without watchdog's other two threads, whatever keeps those."""
     async with watched(tree) as (one, heard):
         end_one_thread(monkeypatch, *EMITTER)
-        poke(tree / "b.com")
+        poke(tree)
         await eventually(one.ailment)
         (tree / "a.com" / "k.pem").write_bytes(B)
         await eventually(lambda: "a.com" in heard.dirty)
@@ -400,11 +469,11 @@ def end_one_thread(monkeypatch: pytest.MonkeyPatch, owner: type, step: str) -> N
     monkeypatch.setattr(owner, step, end)
 
 
-def poke(folder: Path) -> None:
-    """Raise events that leave everything as it was, and wake up a thread to its end."""
+def poke(tree: Path) -> None:
+    """Raise events that leave everything as it was, and wake up a thread to its end: folders of the root's own do."""
     for _ in range(2):
-        (folder / "x").mkdir()
-        (folder / "x").rmdir()
+        (tree / "x").mkdir()
+        (tree / "x").rmdir()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -418,7 +487,7 @@ async def test_a_stopped_watch_leaves_no_thread_and_no_instance(
         assert inotify_instances() == instances + 1
         if thread is not None:
             end_one_thread(monkeypatch, *thread)
-            poke(tree / "a.com")
+            poke(tree)
             await eventually(one.ailment)
     assert inotify_instances() == instances
     assert watchdogs_threads() == threads
@@ -447,7 +516,7 @@ async def test_a_dead_thread_of_watchdogs_is_replaced(
     """What changed meanwhile is found, and what changes later has its event."""
     async with followed(tree, timing=replace(EVENTS_ALONE, health=0.05)) as world:
         end_one_thread(monkeypatch, *thread)
-        poke(tree / "b.com")
+        poke(tree)
         await eventually(lambda: world.follower.watchkeeper.rebuilds > 0)
         await eventually(lambda: world.follower.watchkeeper.fault is None)
         replace_file(tree / "a.com" / "k.pem", B)
