@@ -11,7 +11,7 @@ from math import inf
 
 from jwks_server.core.tenant import TenantName
 from jwks_server.core.timing import Timing
-from jwks_server.reading.jobs import FOLDER, Place
+from jwks_server.reading.jobs import Place
 
 MOST_FILES = 1000
 """How many files of a tenant may crash a reader process each before the tenant is only tried now and then."""
@@ -40,10 +40,11 @@ class Quarantine:
 
         Return True where it was at a file that is left out from now on: then the tenant can be read again at once.
         """
-        is_file = place is not None and place.name != FOLDER
         self.suspect(tenant, now, hung=hung and place is not None and not place.stamp, counts=hung)
         files = self._files.get(tenant, {})
-        if not is_file or place is None or (place.name, place.stamp) in files or len(files) >= self._most_files:
+        if place is None or place.file is None:
+            return False
+        if (place.name, place.stamp) in files or len(files) >= self._most_files:
             return False
         self._files.setdefault(tenant, {})[place.name, place.stamp] = text
         return True

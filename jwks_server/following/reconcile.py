@@ -21,7 +21,7 @@ from jwks_server.following.seen import Seen
 from jwks_server.following.store import Store
 from jwks_server.host import clock
 from jwks_server.host.logs import fields
-from jwks_server.reading.jobs import FOLDER, Loaded, LoadJob, ReaderCrashedError, Readers
+from jwks_server.reading.jobs import Loaded, LoadJob, ReaderCrashedError, Readers
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Reconciler:
     def _blame(self, tenant: TenantName, error: ReaderCrashedError) -> Came:
         """Have the folder read without the file at which a reader process crashed; without any, look again later."""
         place = error.place
-        file = None if place is None or place.name == FOLDER else place.name
+        file = None if place is None else place.file
         _log.error("reader lost", extra=fields(tenant=tenant, file=file, reason=error))
         if self._quarantine.blame(tenant, place, str(error), time.monotonic(), hung=error.hung):
             return Came.BLAME

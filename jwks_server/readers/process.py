@@ -11,7 +11,7 @@ from typing import cast
 from jwks_server.core.timing import Timing
 from jwks_server.reading.child import READY
 from jwks_server.reading.frames import HEADER_BYTES, MOST_FRAME_BYTES, frame_bytes
-from jwks_server.reading.jobs import ListingJob, ReaderCrashedError
+from jwks_server.reading.jobs import BUILD, ListingJob, ReaderCrashedError
 from jwks_server.reading.place import PlaceCell
 from jwks_server.reading.wire import Job, encode_job
 
@@ -110,8 +110,9 @@ class ReaderProcess(asyncio.SubprocessProtocol):
             raise ReaderCrashedError(f"its reader crashed (exit status {self.returncode})", self.cell.place) from None
 
     def _too_slow(self, timing: Timing) -> ReaderCrashedError:
-        text = f"reading it took more than {timing.file:g} seconds"
-        return ReaderCrashedError(text, self.cell.place, hung=True)
+        place = self.cell.place
+        what = "building its key set" if place is not None and place.name == BUILD else "reading it"
+        return ReaderCrashedError(f"{what} took more than {timing.file:g} seconds", place, hung=True)
 
     def dismiss(self) -> None:
         """Give it no more jobs: it ends by itself when its input is closed."""

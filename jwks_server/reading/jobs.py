@@ -15,6 +15,9 @@ from jwks_server.core.tenant import TenantName
 FOLDER = "."
 """Stands for the folder itself among the names of its files, in a Place."""
 
+BUILD = ".."
+"""Stands for what is done with all files when they are read, in a Place: no file can have this name either."""
+
 RootIdentity = tuple[int, int]
 """The (device, inode) of the tree's root."""
 
@@ -28,10 +31,18 @@ class Urgency(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reader process is: a file by its name and, once it was read, the stamp of its content; or a folder."""
+    """Where a reader process is: a file by its name and, once it was read, the stamp of its content; or a folder.
+
+    At BUILD it has read all of them, and what crashes it there is no single file's fault.
+    """
 
     name: str
     stamp: bytes = b""
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file, or None where it is at none."""
+        return None if self.name in {FOLDER, BUILD} else self.name
 
 
 @dataclass(frozen=True, slots=True)

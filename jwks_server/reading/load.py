@@ -23,7 +23,7 @@ from jwks_server.core.snapshot import Folder, Level, Problem, Remembered, Snapsh
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE, TenantName, is_key_file
 from jwks_server.host import clock
 from jwks_server.reading.files import read_within
-from jwks_server.reading.jobs import FOLDER, Loaded, LoadJob, RootIdentity
+from jwks_server.reading.jobs import BUILD, FOLDER, Loaded, LoadJob, RootIdentity
 from jwks_server.reading.links import Trust, trust_below
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import FolderView, open_folder, opened_root, view
@@ -95,6 +95,7 @@ def read_tenant(
     with opened_root(source.root) as (root, identity):
         is_link = _is_link(job.tenant, root)
         folder, seen = _folder(source, job, previous, root, report)
+    report(BUILD, b"")
     snapshot = build(
         job.tenant,
         folder,
@@ -232,6 +233,7 @@ class _FolderReader:
             self._last[name] = faulty_key_file(name, str(error), last)
 
     def _view(self) -> FolderView:
+        self._report(FOLDER, b"")
         exact_times = self._source.exact_times
         return view(self._descriptor, self._trust, self._facts, exact_times=exact_times, follows=self._follows)
 

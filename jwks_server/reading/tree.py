@@ -4,6 +4,7 @@ Nothing here trusts a name twice: a folder is opened once and its files are look
 links are followed, `links` decides.
 """
 
+import errno
 import hashlib
 import os
 import stat

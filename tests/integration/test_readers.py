@@ -287,6 +287,29 @@ async def test_a_failure_that_nobody_thought_of_is_the_fault_of_its_file_alone(k
         assert pool.lost == 0
 
 
+@pytest.mark.parametrize(
+    ("word", "text"), [("spin", "building its key set took more than"), ("crash", "its reader crashed")]
+)
+async def test_what_ends_a_reader_when_all_files_are_read_is_no_files_fault(
+    keystores: Path, deadly: Deadly, caplog: pytest.LogCaptureFixture, word: str, text: str
+) -> None:
+    """The file that was read last is not left out; the tenant keeps its set and is read again later."""
+    tenant(keystores, "a.com", first=A)
+    timing = replace(TIMING, first_suspicion=0.2, suspicion=0.2, first_comparison=0.1, comparison=EVERY_TENTH)
+    async with followed_by_processes(keystores, deadly, timing=timing) as (world, pool):
+        before = world.kids("a.com")
+        assert before is not None
+        (keystores / "a.com" / ".build").write_bytes(marked(word))
+        replace_file(keystores / "a.com" / "second.pem", B)
+        await eventually(lambda: pool.lost > 0 and text in str([vars(record) for record in caplog.records]))
+        state = world.quarantine.state(TenantName("a.com"), 0.0)
+        assert (state["suspected"], state["files_left_out"]) == (True, [])
+        assert world.kids("a.com") == before
+        (keystores / "a.com" / ".build").unlink()
+        await eventually(lambda: len(world.kids("a.com") or ()) == 2)
+        assert not world.faults("a.com")
+
+
 async def test_a_reader_that_takes_long_over_many_files_is_left_alone(keystores: Path, deadly: Deadly) -> None:
     """All together they may take longer than one may."""
     job = tenant(keystores, "a.com", **{f"k{number}": marked("nap") for number in range(5)})
@@ -298,14 +321,18 @@ async def test_a_reader_that_takes_long_over_many_files_is_left_alone(keystores:
         assert pool.lost == 0
 
 
-async def test_a_reader_whose_answer_is_forged_is_replaced_and_not_obeyed(keystores: Path, deadly: Deadly) -> None:
-    """What it names is not called; the file that it read is its fault, and the tenant keeps its set."""
+async def test_a_reader_whose_answer_is_forged_is_replaced_and_not_obeyed(
+    keystores: Path, deadly: Deadly, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it names is not called, and the tenant keeps its set; which of its files did that, nobody knows."""
     tenant(keystores, "a.com", k=A)
     async with followed_by_processes(keystores, deadly) as (world, pool):
         before = world.kids("a.com")
         replace_file(keystores / "a.com" / "k.pem", marked("forge", B))
-        await eventually(lambda: "k.pem" in world.faults("a.com"))
-        assert "answer is garbage: a frame's header is no such header" in world.faults("a.com")["k.pem"]
+        await eventually(lambda: world.quarantine.is_suspect(TenantName("a.com")))
+        said = [vars(record).get("fields", {}) for record in caplog.records if record.message == "reader lost"]
+        assert [(line.get("tenant"), line.get("file")) for line in said] == [("a.com", None)]
+        assert "answer is garbage: a frame's header is no such header" in str(said[0]["reason"])
         assert world.kids("a.com") == before
         assert not (deadly.folder / "forged").exists()
         await eventually(lambda: pool.lost == 1 and len(pool.pids) == 2)

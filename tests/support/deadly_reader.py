@@ -5,7 +5,8 @@ process writes down what it read, and finds files that say what else it shall do
 
 A key file's first line says what happens when it is parsed: `# spin`, `# sleep`, `# nap`, `# exit`, `# crash`,
 `# fail`, `# gate` (wait for the file `open`), `# forge` (answer with something else). A tenant's folder with a file
-`hang` in it hangs, as on a network file system without its server. A file in the test's folder makes the file of the
+`hang` in it hangs, as on a network file system without its server. The file `.build` in it says what happens when all
+files are read. A file in the test's folder makes the file of the
 same name in a tenant's folder hang, or what a link of this name leads to.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from jwks_server.reading import child
 from jwks_server.reading.child import answer
 from jwks_server.reading.frames import HEADER_BYTES
-from jwks_server.reading.jobs import FOLDER, LoadJob, SurveyJob
+from jwks_server.reading.jobs import BUILD, FOLDER, LoadJob, SurveyJob
 from jwks_server.reading.load import Report
 from jwks_server.reading.source import Source
 from jwks_server.reading.wire import Job
@@ -37,7 +38,9 @@ def deadly_answer(source: Source, job: Job, report: Report) -> bytes:
         folder = _folder(source, job, name)
         if "hang" in (os.listdir(folder) if folder.is_dir() else ()):
             time.sleep(3600)
-        if isinstance(job, LoadJob) and name != FOLDER:
+        if name == BUILD and (folder / ".build").exists():
+            _obey(folder / ".build", other_side, forged)
+        if isinstance(job, LoadJob) and name not in {FOLDER, BUILD}:
             if not stamp and (other_side / name).exists():
                 time.sleep(3600)
             if stamp:
