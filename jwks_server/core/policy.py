@@ -1,6 +1,7 @@
 """What is published of a tenant's keys, and under which id and algorithm."""
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -12,6 +13,12 @@ from jwks_server.core.kid import Scheme
 
 RSA_ALGORITHMS = RSASSA_PKCS1 + RSASSA_PSS
 MAX_AGE_LIMIT = 31_536_000
+MAX_BYTES = 64 << 10
+"""How long a policy file may be."""
+
+MAX_LINE = 1000
+"""How many characters a line of it may have."""
+
 OPT_INS = ("ES256K", "Ed448", "ML-DSA")
 
 _DURATION = re.compile(r"(\d{1,9})(s|m|h|d)?", re.ASCII)
@@ -56,6 +63,19 @@ class Policy:
                 f"{list(policy.rsa_algorithms)}; allowed with several: kid = 'wso2' or 'wso2-sha1'",
             )
         return policy
+
+
+def parse_policy(text: str, defaults: Policy) -> Policy:
+    """Return the defaults as a policy file changes them; raise PolicyError with what is wrong in it."""
+    # One name of many thousand dots costs the parser the square of their number.
+    if any(len(line) > MAX_LINE for line in text.splitlines()):
+        raise PolicyError(f"a line longer than {MAX_LINE} characters")
+    try:
+        return defaults.updated(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(str(error)) from error
+    except RecursionError:
+        raise PolicyError("nested too deeply") from None
 
 
 def algorithms(key: Key, policy: Policy) -> tuple[str, ...]:

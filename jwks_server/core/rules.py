@@ -1,11 +1,10 @@
 """A tenant's rules, its policy and its list of revoked keys: the last good one where the file is faulty or gone."""
 
-import tomllib
 from dataclasses import replace
 from typing import TypeVar
 
-from jwks_server.core.errors import PolicyError
-from jwks_server.core.policy import Policy
+from jwks_server.core.errors import KeyFileError, PolicyError
+from jwks_server.core.policy import Policy, parse_policy
 from jwks_server.core.revoked import parse_revoked
 from jwks_server.core.snapshot import Folder, Level, Problem, Settled, Snapshot
 from jwks_server.core.tenant import POLICY_FILE, REVOKED_FILE
@@ -29,11 +28,9 @@ def policy_in_force(
     fault = folder.policy.fault
     if fault is None:
         try:
-            return Settled(defaults.updated(tomllib.loads(folder.policy.text or "")), known=True), []
-        except (PolicyError, tomllib.TOMLDecodeError) as error:
+            return Settled(parse_policy(folder.policy.text or "", defaults), known=True), []
+        except PolicyError as error:
             fault = str(error)
-        except RecursionError:
-            fault = "nested too deeply"
     if not last.known:
         consequence = "nothing is published until it is corrected, because the tenant's policy is not known"
     elif last.value == defaults:
@@ -50,12 +47,15 @@ def revoked_in_force(
     last = past.revoked
     if folder.fault is not None or not folder.present:
         return replace(last, missing_since=None), []
-    fault = folder.revoked.fault
+    names, fault = frozenset[str](), folder.revoked.fault
+    try:
+        names = parse_revoked(folder.revoked.text or "")
+    except KeyFileError as error:
+        fault = str(error)
     if fault is not None:
         if not last.known:
             fault += "; nothing is published until it can be read, because the tenant's revoked keys are not known"
         return replace(last, missing_since=None), [Problem(Level.FAULT, fault, REVOKED_FILE)]
-    names = parse_revoked(folder.revoked.text or "")
     if names:
         return Settled(names, known=True), []
     return _without_file(last, frozenset(), now, settle_seconds, was_faulty=past.rules_unknown), []

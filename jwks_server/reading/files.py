@@ -150,4 +150,5 @@ def _demand_regular(status: os.stat_result, max_bytes: int) -> None:
 
 
 def _too_large(max_bytes: int) -> str:
-    return f"file larger than {max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"file larger than {max_bytes} bytes"
+    limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes >> 10} KiB"
+    return f"file larger than {limit}"

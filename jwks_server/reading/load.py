@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from jwks_server.core import policy, revoked
 from jwks_server.core.build import build, faulty_key_file, read_key_file
 from jwks_server.core.errors import KeyFileError, PrivateKeyOnlyError, SealedError
-from jwks_server.core.formats import needs_password, recognise
+from jwks_server.core.formats import MAX_FILE_BYTES, needs_password, recognise
 from jwks_server.core.lifecycle import KeyFile
 from jwks_server.core.publication import publication_of
 from jwks_server.core.remembered import from_text, record_of
@@ -29,6 +30,7 @@ from jwks_server.reading.source import Source
 from jwks_server.reading.tree import FolderView, open_folder, opened_root, view
 
 _READ_ROUNDS = 3
+_MAX_TEXT_BYTES = {POLICY_FILE: policy.MAX_BYTES, REVOKED_FILE: revoked.MAX_BYTES}
 
 Report = Callable[[str, bytes], None]
 """Is told what is looked at next, before anything that may hang: a file's name, and its stamp once it was read."""
@@ -186,7 +188,7 @@ class _FolderReader:
 
     def _folder(self, seen: FolderView) -> Folder:
         """Read the policy, the revoked keys and as many key files as the turn has time for, at least one."""
-        policy, revoked = (self._text_file(name, seen) for name in (POLICY_FILE, REVOKED_FILE))
+        policy_file, revoked_file = (self._text_file(name, seen) for name in (POLICY_FILE, REVOKED_FILE))
         names, surplus = self._names(seen)
         to_read = deque(self._to_read(names, seen))
         has_read = False
@@ -197,7 +199,7 @@ class _FolderReader:
         files = tuple(self._last[name] for name in names if name in self._last)
         has_new = any(name not in self._last for name in to_read)
         unfinished = Unfinished(tuple(to_read), seen.signature, has_new) if to_read else None
-        return Folder(files, policy, revoked, unfinished=unfinished, surplus=surplus)
+        return Folder(files, policy_file, revoked_file, unfinished=unfinished, surplus=surplus)
 
     def _names(self, seen: FolderView) -> tuple[list[str], int]:
         """Return the names of the key files that are read, those first that were read before, and how many are not."""
@@ -244,12 +246,12 @@ class _FolderReader:
         self._report(name, b"")
         return True
 
-    def _content(self, name: str) -> bytes:
+    def _content(self, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """Return a file's bytes; raise KeyFileError where it cannot be read, or hung when it was."""
         if (name, b"") in self._job.deadly:
             raise KeyFileError(self._job.deadly[name, b""])
         self._report(name, b"")
-        return read_within(name, self._descriptor, self._trust)
+        return read_within(name, self._descriptor, self._trust, max_bytes)
 
     def _key_file(self, name: str, last: KeyFile | None) -> KeyFile:
         """Return the file's keys; content that was read before is not parsed again."""
@@ -302,7 +304,7 @@ class _FolderReader:
         if name not in seen.names:
             return TextFile()
         try:
-            return TextFile(text=self._content(name).decode("utf-8-sig"))
+            return TextFile(text=self._content(name, _MAX_TEXT_BYTES[name]).decode("utf-8-sig"))
         except FileNotFoundError:
             return TextFile()
         except KeyFileError as error:
