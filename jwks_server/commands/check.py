@@ -17,8 +17,8 @@ from jwks_server.core.publication import publication_of
 from jwks_server.core.snapshot import Level, Problem, Snapshot
 from jwks_server.core.tenant import TenantName
 from jwks_server.host import clock
+from jwks_server.reading.apart import read_apart
 from jwks_server.reading.jobs import LoadJob
-from jwks_server.reading.load import read_tenant
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import list_root
 
@@ -49,7 +49,7 @@ def check_tree(source: Source, *, as_json: bool) -> int:
 def _load_all(source: Source, tenants: tuple[TenantName, ...]) -> Iterator[Snapshot]:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         for tenant in progress.track(tenants, description="Reading keystores"):
-            yield read_tenant(source, LoadJob(tenant)).snapshot
+            yield read_apart(source, LoadJob(tenant))
 
 
 def _table(snapshots: list[Snapshot], strangers: tuple[str, ...]) -> Table:
