@@ -120,8 +120,9 @@ async def _serve(settings: Settings, parts: Parts, on_stop: Callable[[], None]) 
         await listen(stack, public, sockets, context, drain_seconds=timing.drain, shutdown_seconds=timing.shutdown)
         if context is not None and settings.tls_cert is None:
             _log.warning(
-                "no TLS certificate given: made a self-signed one for localhost, 127.0.0.1 and ::1, in memory; "
-                "clients have to be told not to verify it (curl -k)"
+                "no TLS certificate given: made a self-signed one in memory; "
+                "clients have to be told not to verify it (curl -k)",
+                extra=fields(names=tls.names_for(settings.host)),
             )
         _log.info(
             "listening", extra=fields(url=_urls(settings, sockets), tenants=len(listing.tenants), pid=os.getpid())
@@ -141,7 +142,7 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     if settings.tls_cert is not None and settings.tls_key is not None:
         return tls.context_from_files(settings.tls_cert, settings.tls_key)
-    return tls.self_signed_context()
+    return tls.self_signed_context(settings.host)
 
 
 def _handler(settings: Settings, store: Store, follower: Follower) -> PublicHandler:

@@ -3,7 +3,7 @@
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,6 +15,17 @@ from jwks_server.core.errors import SettingsError
 
 _SELF_SIGNED_DAYS = 365
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_SIGNS_HANDSHAKES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def context_from_files(certificate: str, key: str) -> ssl.SSLContext:
@@ -37,12 +48,28 @@ def context_from_files(certificate: str, key: str) -> ssl.SSLContext:
     return context
 
 
-def self_signed_context() -> ssl.SSLContext:
-    """Return a context with a new certificate for localhost, 127.0.0.1 and ::1; its key never touches a disk."""
+def names_for(host: str) -> tuple[str, ...]:
+    """Return the names of a self-made certificate: this machine's own, and the host that is listened on."""
+    own = ("localhost", "127.0.0.1", "::1")
+    address = _address(host)
+    if not host or host in own or (address is not None and address.is_unspecified):
+        return own
+    try:
+        return (*own, str(address) if address is not None else host.encode("idna").decode().lower())
+    except UnicodeError:
+        return own
+
+
+def self_signed_context(host: str = "localhost") -> ssl.SSLContext:
+    """Return a context with a new certificate for `names_for` the host; its key never touches a disk.
+
+    It is no authority: whoever tells a machine to trust it trusts this server, and nobody whom it might vouch for.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(ip_address(text)) for text in ("127.0.0.1", "::1"))]
+    addresses = {name: _address(name) for name in names_for(host)}
+    names = [x509.IPAddress(address) if address else x509.DNSName(name) for name, address in addresses.items()]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -52,7 +79,8 @@ def self_signed_context() -> ssl.SSLContext:
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=_SELF_SIGNED_DAYS))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_SIGNS_HANDSHAKES, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, SHA256())
     )
@@ -65,6 +93,13 @@ def self_signed_context() -> ssl.SSLContext:
     finally:
         os.close(memory)
     return context
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
 
 
 def _context() -> ssl.SSLContext:
