@@ -18,6 +18,7 @@ from jwks_server.core.errors import JwksServerError, PolicyError, SettingsError,
 from jwks_server.core.kid import Scheme
 from jwks_server.core.policy import OPT_INS, Policy
 from jwks_server.core.tenant import SUPER_TENANT, TenantName, tenant_name
+from jwks_server.core.timing import Timing
 from jwks_server.daemon import config
 from jwks_server.host.logs import LEVELS, complain
 from jwks_server.reading.passwords import PasswordSources
@@ -55,10 +56,15 @@ class _ListType(click.ParamType[tuple[object, ...]]):
 
 def _setting(flag: str, **options: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - click's own options
     """Return a click option that is also a variable of the environment and a key of the configuration file."""
-    name = flag.partition("/")[0].lstrip("-").replace("-", "_")
+    name = _name(flag)
     return click.option(
         flag, name, envvar=ENVIRONMENT_PREFIX + name.upper(), show_envvar=True, **{"show_default": True, **options}
     )
+
+
+def _name(flag: str) -> str:
+    """Return the key of the configuration file that is a flag's."""
+    return flag.partition("/")[0].lstrip("-").replace("-", "_")
 
 
 _CONFIG = click.option(
@@ -114,6 +120,36 @@ def _policy_flag(key: str) -> Callable[[Command], Command]:
 
 
 _POLICY = tuple(_policy_flag(key) for key in Policy.__dataclass_fields__)
+_DELAYS: Mapping[str, tuple[str, str]] = {
+    "handshake": ("--handshake-timeout", "Seconds that a TLS handshake may take."),
+    "head": (
+        "--head-timeout",
+        "Seconds that a request's head may take, from its first byte or the connection's start.",
+    ),
+    "stalled": ("--stalled-timeout", "Seconds after which a client that reads nothing of its answer is cut off."),
+    "keepalive": ("--keepalive-timeout", "Seconds that an idle connection is kept."),
+}
+"""The delays of `Timing` that are settings, and the flag of each."""
+_CONNECTIONS = (
+    _setting(
+        "--max-connections",
+        type=click.IntRange(1),
+        default=config.MAX_CONNECTIONS,
+        help="Open connections; beyond it the one idle for longest is closed.",
+    ),
+    _setting(
+        "--max-connections-per-address",
+        type=click.IntRange(0),
+        default=config.MAX_CONNECTIONS_PER_ADDRESS,
+        help="The same for one IPv4 address or IPv6 /64; 0: no limit.",
+    ),
+    *(
+        _setting(
+            flag, metavar="SECONDS", type=click.FloatRange(0, min_open=True), default=getattr(Timing(), name), help=text
+        )
+        for name, (flag, text) in _DELAYS.items()
+    ),
+)
 _STATE_DIR_HELP = "Where keys under a removal grace are remembered.  [default: $STATE_DIRECTORY]"
 _LIMITS = (
     _setting("--max-files", type=click.IntRange(1), default=1000, help="Key files of a tenant that are read."),
@@ -193,6 +229,7 @@ def cli() -> None:
         default=None,
         help="Port on 127.0.0.1 for /livez, /readyz, /metrics and /tenants/<tenant>.json.  [default: none]",
     ),
+    *_CONNECTIONS,
     _setting("--log-format", type=click.Choice(["text", "json"]), default="text", help="How log lines look."),
     _setting("--log-level", type=click.Choice(LEVELS), default="info", help="The least serious lines that are logged."),
     *_POLICY,
@@ -219,9 +256,12 @@ def settings_of(values: Mapping[str, Any]) -> config.Settings:
         port=_shifted(values["port"], values["port_offset"]),
         admin_port=None if values["admin_port"] is None else _shifted(values["admin_port"], values["port_offset"]),
         state_dir=_state_dir(values),
+        max_connections=values["max_connections"],
+        max_connections_per_address=values["max_connections_per_address"],
         policy=_policy(values),
         passwords=_passwords(values),
         limits=Limits(values["max_files"], values["max_keys"]),
+        timing=Timing(**{name: values[_name(flag)] for name, (flag, _) in _DELAYS.items()}),
         **{name: values[name] for name in plain},
     )
 

@@ -17,7 +17,7 @@ from jwks_server.core.tenant import TenantName
 
 _PATHS = ["/livez", "/readyz", "/metrics", "/tenants/<tenant>.json"]
 _TENANT = re.compile(r"/tenants/([^/]+)\.json")
-_NO_STORE = {"Cache-Control": "no-store"}
+_HEADERS = {"Server": "jwks-server", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class AdminHandler:
@@ -30,29 +30,33 @@ class AdminHandler:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         if request.method not in {"GET", "HEAD"}:
-            return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
+            return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={**_HEADERS, "Allow": "GET, HEAD"})
         match request.path:
             case "/livez":
-                return web.json_response({"status": "alive"})
+                return _json({"status": "alive"})
             case "/readyz":
                 return self._ready()
             case "/metrics":
-                headers = {"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+                headers = {**_HEADERS, "Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
                 return web.Response(body=self._metrics.text(), headers=headers)
             case path if match := _TENANT.fullmatch(path):
                 return self._tenant(match[1])
             case _:
-                return web.json_response({"paths": _PATHS}, status=HTTPStatus.NOT_FOUND)
+                return _json({"paths": _PATHS}, HTTPStatus.NOT_FOUND)
 
     def _ready(self) -> web.Response:
         reasons, degraded = self._health.not_ready(), self._health.degraded()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         word = "not ready" if reasons else "degraded" if degraded else "ready"
         body = {"status": word, "reasons": reasons, "degraded": degraded}
-        return web.json_response(body, status=status, headers=_NO_STORE)
+        return _json(body, status)
 
     def _tenant(self, name: str) -> web.Response:
         state = self._health.tenant(TenantName(name))
         if state is None:
-            return web.json_response({"error": "no such tenant"}, status=HTTPStatus.NOT_FOUND, headers=_NO_STORE)
-        return web.json_response(state, headers=_NO_STORE)
+            return _json({"error": "no such tenant"}, HTTPStatus.NOT_FOUND)
+        return _json(state)
+
+
+def _json(body: object, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    return web.json_response(body, status=status, headers=_HEADERS)

@@ -7,17 +7,26 @@ from jwks_server.core.tenant import TenantName
 from jwks_server.following.follow import Follower
 from jwks_server.following.store import Store
 from jwks_server.readers.pool import ReaderPool
+from jwks_server.serving.listener import Listener
 from jwks_server.state.directory import StateDirectory
 
 
 class Health:
     """Looks at the parts of the server; changes none."""
 
-    def __init__(self, store: Store, follower: Follower, state: StateDirectory, readers: ReaderPool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        follower: Follower,
+        state: StateDirectory,
+        readers: ReaderPool,
+        listeners: Mapping[str, Listener],
+    ) -> None:
         self.store = store
         self.follower = follower
         self.state = state
         self.readers = readers
+        self.listeners = listeners
 
     def not_ready(self) -> list[str]:
         """Return why answers may be missing or old."""

@@ -8,6 +8,8 @@ from prometheus_client.registry import Collector
 
 from jwks_server.admin.health import Health
 from jwks_server.core.snapshot import Level
+from jwks_server.serving.complaints import Kind
+from jwks_server.serving.limits import Phase
 
 
 class Metrics(Collector):
@@ -47,6 +49,23 @@ class Metrics(Collector):
         yield _counter("watch_rebuilds", "Times the watch was built anew.", follower.watchkeeper.rebuilds)
         yield _counter("readers_lost", "Reader processes that crashed or were ended.", self._health.readers.lost)
         yield _counter("readers_retired", "Reader processes that had read enough.", self._health.readers.retired)
+        yield from self._of_listeners()
+
+    def _of_listeners(self) -> Iterator[Metric]:
+        open_now = GaugeMetricFamily(
+            "jwks_server_connections", "Open connections, by what they wait for.", labels=("listener", "phase")
+        )
+        most = GaugeMetricFamily("jwks_server_connections_limit", "Connections at most.", labels=("listener",))
+        refused = CounterMetricFamily(
+            "jwks_server_refused", "Requests refused and connections ended, by reason.", labels=("listener", "reason")
+        )
+        for name, listener in self._health.listeners.items():
+            most.add_metric((name,), listener.connections.most)
+            for phase in Phase:
+                open_now.add_metric((name, phase.value), listener.connections.in_phase(phase))
+            for kind in Kind:
+                refused.add_metric((name, kind.value), listener.complaints.counts[kind])
+        yield from (open_now, most, refused)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -73,9 +73,23 @@ class Timing:
     state_wait: float = 0.25
     state_retry: float = 2.0
 
-    # The listeners: an idle connection is kept for `keepalive`; a stop waits `drain` for requests of connections that
-    # were just accepted and `shutdown` for answers under way, and takes no longer than `stop` in all.
+    # The listeners: a TLS handshake has `handshake`, a request's head `head` from its first byte (or from the start of
+    # the connection), and its body as long again. An idle connection is kept for `keepalive`; one whose output makes no
+    # progress for `stalled` is aborted. Every `sweep` that is looked after. A tenant's first load is waited for
+    # `first_load`. Without descriptors accepting pauses for `accept_retry`. Of each kind of complaint one line is
+    # logged in `limit_pace`, of bugs in `bug_pace`.
+    handshake: float = 10.0
+    head: float = 15.0
     keepalive: float = 75.0
+    stalled: float = 30.0
+    sweep: float = 0.5
+    first_load: float = 3.0
+    accept_retry: float = 0.1
+    bug_pace: float = 1.0
+    limit_pace: float = 60.0
+
+    # A stop waits `drain` for requests of connections that were just accepted, or are kept alive, and `shutdown` for
+    # answers under way, of all connections together; it takes no longer than `stop` in all.
     drain: float = 0.5
     shutdown: float = 5.0
     stop: float = 8.0

@@ -13,6 +13,10 @@ from jwks_server.host.mounts import tells_changes_apart
 from jwks_server.reading.passwords import PasswordSources
 from jwks_server.reading.source import Limits, Source
 
+MAX_CONNECTIONS = 8000
+"""What fits the unit's MemoryMax=1G at 35 to 80 kB for each."""
+MAX_CONNECTIONS_PER_ADDRESS = 1000
+"""An eighth of that: a proxy in front is one address."""
 MEDIA_TYPES = ("application/json", "application/jwk-set+json")
 
 
@@ -35,6 +39,8 @@ class Settings:
     log_level: str = "info"
     state_dir: Path | None = None
     admin_port: int | None = None
+    max_connections: int = MAX_CONNECTIONS
+    max_connections_per_address: int = MAX_CONNECTIONS_PER_ADDRESS
     timing: Timing = Timing()
 
     def __post_init__(self) -> None:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import uvloop
-from aiohttp import web
 
 from jwks_server.admin.api import AdminHandler
 from jwks_server.admin.health import Health
 from jwks_server.core.errors import RootUnavailableError, SettingsError
 from jwks_server.daemon.config import Settings
+from jwks_server.daemon.listeners import ADMIN_HOST, admin_listener, public_listener
 from jwks_server.daemon.systemd import notify
 from jwks_server.following.follow import Follower
 from jwks_server.following.rootkeeper import identity_of
@@ -35,11 +35,9 @@ from jwks_server.reading.jobs import RootIdentity
 from jwks_server.reading.tree import list_root
 from jwks_server.serving import tls
 from jwks_server.serving.http import PublicHandler
-from jwks_server.serving.listen import bind, listen
-from jwks_server.serving.protocol import PublicServer
+from jwks_server.serving.listen import bind
 from jwks_server.state.directory import StateDirectory
 
-ADMIN_HOST = "127.0.0.1"
 READERS = 2
 
 _log = logging.getLogger(__name__)
@@ -111,13 +109,14 @@ async def _serve(settings: Settings, parts: Parts, on_stop: Callable[[], None]) 
         # The super tenant first: it has the URL that everybody asks.
         tenants = sorted(listing.tenants, key=lambda tenant: tenant != settings.super_tenant)
         follower.expect(tenants, await asyncio.to_thread(state.recall))
+        listeners = {"public": public_listener(settings, sockets, _handler(settings, store, follower), context)}
         if admin_sockets:
-            admin = web.Server(AdminHandler(Health(store, follower, state, readers)), access_log=None)
-            await listen(stack, admin, admin_sockets, shutdown_seconds=timing.shutdown)
+            health = Health(store, follower, state, readers, listeners)
+            listeners["admin"] = admin_listener(settings, admin_sockets, AdminHandler(health))
             _log.info("admin listening", extra=fields(url=f"http://{ADMIN_HOST}:{admin_sockets[0].getsockname()[1]}"))
-        handler = _handler(settings, store, follower)
-        public = PublicServer(handler, access_log=None, keepalive_timeout=timing.keepalive)
-        await listen(stack, public, sockets, context, drain_seconds=timing.drain, shutdown_seconds=timing.shutdown)
+        for listener in reversed(listeners.values()):
+            stack.push_async_callback(listener.drain)
+            listener.begin()
         if context is not None and settings.tls_cert is None:
             _log.warning(
                 "no TLS certificate given: made a self-signed one in memory; "
@@ -135,6 +134,7 @@ async def _serve(settings: Settings, parts: Parts, on_stop: Callable[[], None]) 
         await stop.wait()
         notify("STOPPING=1", "STATUS=Stopping")
         _log.info("stopping")
+        await asyncio.gather(*(listener.drain() for listener in listeners.values()))
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -13,6 +13,7 @@ from jwks_server.core.tenant import TenantName
 from jwks_server.host import clock
 
 FirstLoad = Callable[[TenantName], Awaitable[Publication | None]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class PublicHandler:

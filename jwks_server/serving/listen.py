@@ -1,16 +1,15 @@
-"""Sockets: bound at the start, listened on when there is something to answer, drained at the end."""
+"""Sockets: bound at the start, listened on when there is something to answer."""
 
-import asyncio
 import errno
 import socket
-import ssl
-from contextlib import AsyncExitStack
-
-from aiohttp import web
 
 from jwks_server.core.errors import SettingsError
 
 BACKLOG = 1024
+SEND_BUFFER = 32_768
+RECEIVE_BUFFER = 32_768
+"""What the kernel may hold of a connection, half of what it then takes. Left to itself it grows to megabytes for one
+that does not read, and that is memory of the service. A key set of a few kB goes out at once all the same."""
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -29,6 +28,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
             continue
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind((address[0], sockets[0].getsockname()[1] if port == 0 and sockets else port, *address[2:]))
@@ -52,26 +53,12 @@ def _bind_text(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {host} port {port}: {error.strerror}"
 
 
-async def listen(  # noqa: PLR0913 - what listens, on what, and how it ends
-    stack: AsyncExitStack,
-    server: web.Server,
-    sockets: list[socket.socket],
-    context: ssl.SSLContext | None = None,
-    *,
-    drain_seconds: float = 0.0,
-    shutdown_seconds: float,
-) -> None:
-    """Begin to listen. On leaving the stack: stop accepting, then answer what was accepted, then close."""
-    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=shutdown_seconds)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    # Connections that were accepted a moment ago have not sent their request yet: cleaning up at once drops them.
-    stack.push_async_callback(asyncio.sleep, drain_seconds)
+def begin(sockets: list[socket.socket]) -> None:
+    """Let clients connect; raise SettingsError where another process listens there already."""
     for bound in sockets:
-        site = web.SockSite(runner, bound, ssl_context=context, backlog=BACKLOG)
-        stack.push_async_callback(site.stop)
+        bound.setblocking(False)
         try:
-            await site.start()
+            bound.listen(BACKLOG)
         except OSError as error:
             host, port = bound.getsockname()[:2]
             raise SettingsError(_bind_text(host, port, error)) from error

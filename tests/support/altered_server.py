@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from jwks_server.cli import cli, settings_of
-from jwks_server.core.timing import Timing
 from jwks_server.daemon.serve import Parts, serve
 from jwks_server.following.rootkeeper import identity_of
 from jwks_server.reading.jobs import RootIdentity
@@ -36,7 +35,8 @@ def main() -> None:
             return identity_of(path)
 
         parts = replace(parts, look_at_root=look)
-    serve(replace(settings_of(context.params), timing=Timing(**altered.get("timing", {}))), parts)
+    settings = settings_of(context.params)
+    serve(replace(settings, timing=replace(settings.timing, **altered.get("timing", {}))), parts)
 
 
 if __name__ == "__main__":
