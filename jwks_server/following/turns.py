@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 
 from jwks_server.core.errors import TenantNameError
 from jwks_server.core.publication import Publication
@@ -55,9 +56,19 @@ class Turns:
         await asyncio.gather(*(take_turns() for _ in range(side_by_side)))
 
     async def first_load(self, tenant: TenantName, urgency: Urgency = Urgency.URGENT) -> Publication | None:
-        """Return what the tenant publishes, after its first load where it waits for that; None where it failed."""
+        """Return what the tenant publishes, after its first load where it waits for that; None where it failed.
+
+        An urgent one is somebody's who waits: it overtakes the loads of the start, also where its own is among them,
+        and is waited for `Timing.first_load`, after which it goes on by itself.
+        """
         if tenant in self._reconciler.unloaded and not self._quarantine.is_hung(tenant):
-            await self._turn_of(tenant, urgency)
+            turn = self._turn_of(tenant, urgency)
+            if urgency is not Urgency.URGENT:
+                await turn
+            else:
+                self._reconciler.promote(tenant)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(turn, self._timing.first_load)
         return self._store.get(tenant)
 
     # --- hints
