@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv6Address
 
@@ -14,6 +15,9 @@ MAX_BODY_BYTES = 4096
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~!$&'()*+,;=%-]*))(?::[0-9]{0,5})?", re.ASCII)
 
+_LONGEST_HOST = 320
+"""A name has 255 characters at most; so what is remembered of them stays small."""
+
 _BAD_HOST = problem(HTTPStatus.BAD_REQUEST, "The request needs one well-formed Host header.")
 _OTHER_HOST = problem(HTTPStatus.MISDIRECTED_REQUEST, "This listener answers under other names only.")
 _TOO_LARGE = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
@@ -21,9 +25,10 @@ _LATE = problem(HTTPStatus.REQUEST_TIMEOUT, "The body took too long.")
 _BAD_BODY = problem(HTTPStatus.BAD_REQUEST, "The body is malformed.")
 
 
+@lru_cache(maxsize=1024)
 def host_of(header: str) -> str | None:
     """Return the host of a Host header (RFC 9110, section 7.2) in lower case and without port, None if malformed."""
-    match = _HOST.fullmatch(header)
+    match = _HOST.fullmatch(header) if len(header) <= _LONGEST_HOST else None
     if match is None:
         return None
     if match[1] is None:
@@ -34,18 +39,22 @@ def host_of(header: str) -> str | None:
         return None
 
 
-async def refusal(request: web.BaseRequest, *, answers_to: Callable[[str], bool], body_seconds: float) -> Reply | None:
-    """Return why a request is not answered, after which its connection has to end; else None, with its body gone."""
+def host_fault(request: web.BaseRequest, answers_to: Callable[[str], bool]) -> Reply | None:
+    """Return what is wrong with a request's Host; that there is one in HTTP/1.1, aiohttp's parser sees to."""
     hosts = request.headers.getall("Host", ())
-    names = [host_of(host) for host in hosts]
-    if None in names or len(names) > 1:  # that there is one in HTTP/1.1, aiohttp's parser sees to
+    if len(hosts) > 1:
         return _BAD_HOST
-    if not all(answers_to(name) for name in names if name is not None):
-        return _OTHER_HOST
-    return await _without_body(request, body_seconds) if request.body_exists else None
+    for header in hosts:
+        host = host_of(header)
+        if host is None:
+            return _BAD_HOST
+        if not answers_to(host):
+            return _OTHER_HOST
+    return None
 
 
-async def _without_body(request: web.BaseRequest, seconds: float) -> Reply | None:
+async def body_fault(request: web.BaseRequest, seconds: float) -> Reply | None:
+    """Return what is wrong with the body that a request has; None where it has been read away."""
     if (request.content_length or 0) > MAX_BODY_BYTES:
         return _TOO_LARGE
     if "Expect" in request.headers:

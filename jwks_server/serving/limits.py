@@ -7,7 +7,8 @@ that enter it in turn leave it in turn, and each operation takes the same time h
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
@@ -16,7 +17,7 @@ KERNEL_BYTES_OF_STALLED = 65_536
 """What the kernel holds of a connection that does not read, besides what this process does (`listen.SEND_BUFFER`)."""
 
 
-class Phase(Enum):
+class Phase(StrEnum):
     """What a connection waits for. Nothing limits `BUSY`: the handler does that itself."""
 
     HANDSHAKE = "handshake"
@@ -51,6 +52,7 @@ class Connection:
     unsent: int = field(default=0)
 
 
+@lru_cache(maxsize=4096)
 def site_of(address: str) -> str:
     """Return whom an address counts for: IPv4 also where it is mapped, and an IPv6 network of 64 bits as one."""
     try:

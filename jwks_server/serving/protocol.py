@@ -4,8 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from email.utils import formatdate
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -15,13 +14,13 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from jwks_server.core.contract import Reply, problem
+from jwks_server.core.contract import problem
 from jwks_server.serving.complaints import Complaints, Kind
-from jwks_server.serving.gate import MAX_BODY_BYTES, refusal
+from jwks_server.serving.framing import pieces, rendered
+from jwks_server.serving.gate import MAX_BODY_BYTES, body_fault, host_fault
 from jwks_server.serving.http import Handler, response
 from jwks_server.serving.limits import Connection, Connections, Phase
 
-_MAX_PIECES = 32
 _FOREVER = 365 * 86_400.0
 
 _MALFORMED = problem(HTTPStatus.BAD_REQUEST, "The request is malformed.")
@@ -91,10 +90,14 @@ class HttpServer(web.Server):
         return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        refused = await refusal(request, answers_to=self._answers_to, body_seconds=self._body_seconds)
+        refused = host_fault(request, self._answers_to)
+        if refused is None and request.body_exists:
+            refused = await body_fault(request, self._body_seconds)
         if refused is not None:
             self.complaints.count(Kind.MALFORMED)
-        answer = await self._handler(request) if refused is None else response(refused)
+            answer: web.StreamResponse = response(refused)
+        else:
+            answer = await self._handler(request)
         if refused is not None or request.method == "CONNECT" or not request.content.at_eof():
             answer.force_close()
         return answer
@@ -159,12 +162,13 @@ class HttpConnection(RequestHandler):
             self.abort()
             return
         self._spoil_body()
-        waits = self._connection.phase in {Phase.HEAD, Phase.IDLE}
-        if waits and self._request_count > before:
-            self._server.connections_held.used(self._connection)
-            self._enter(Phase.BUSY)
-        elif data and self._connection.phase is Phase.IDLE:
-            self._enter(Phase.HEAD)
+        phase = self._connection.phase
+        if phase is Phase.IDLE or phase is Phase.HEAD:
+            if self._request_count > before:
+                self._server.connections_held.used(self._connection)
+                self._enter(Phase.BUSY)
+            elif data and phase is Phase.IDLE:
+                self._enter(Phase.HEAD)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's may
         """Answer what came before the client's end (RFC 9112, section 9.6); return whether the connection stays."""
@@ -252,25 +256,3 @@ class HttpConnection(RequestHandler):
         for other in self._server.connections_held.enter(self._connection, phase, self._loop.time(), unsent):
             self._server.complaints.count(Kind.STALLED)
             other.held.abort()
-
-
-def pieces(data: bytes) -> Iterator[bytes]:
-    """Cut what came behind each end of a head, so that the parser sees one request at a time.
-
-    It forgets the requests before a malformed one, and those after an offer to upgrade, of what it is given at once.
-    """
-    start = 0
-    for _ in range(_MAX_PIECES):
-        end = data.find(b"\r\n\r\n", start) + 4
-        if end in {3, len(data)}:
-            break
-        yield data[start:end]
-        start = end
-    yield data[start:]
-
-
-def rendered(reply: Reply) -> bytes:
-    """Return a reply as it is sent where aiohttp cannot, as the last one of a connection."""
-    headers = (*reply.headers, ("Date", formatdate(usegmt=True)), ("Connection", "close"))
-    lines = (f"HTTP/1.1 {reply.status.value} {reply.status.phrase}", *(f"{name}: {value}" for name, value in headers))
-    return "\r\n".join((*lines, "", "")).encode("latin-1") + reply.body

@@ -9,7 +9,8 @@ import os
 import warnings
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import web, web_protocol
+from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 from support.inprocess import eventually
 from watchdog.observers.api import BaseObserver, EventQueue, ObservedWatch
@@ -173,7 +174,7 @@ def test_the_warning_that_is_ignored_is_the_one_that_is_given(tmp_path: Path) ->
 
 
 async def test_aiohttps_server_makes_a_protocol_of_what_it_keeps() -> None:
-    """`web.Server.__call__` with its `_loop` and `_kwargs`, and `RequestHandler.handle_error`."""
+    """`web.Server` with its `_loop` and `_kwargs`, and the argument `request_factory` with what it is called with."""
 
     async def handler(_: web.BaseRequest) -> web.Response:
         return web.Response()
@@ -181,9 +182,41 @@ async def test_aiohttps_server_makes_a_protocol_of_what_it_keeps() -> None:
     server = web.Server(handler, access_log=None, keepalive_timeout=7.0)
     assert server._loop is asyncio.get_running_loop()  # noqa: SLF001
     assert server._kwargs["keepalive_timeout"] == 7.0  # noqa: SLF001
-    protocol = server()
-    assert isinstance(protocol, RequestHandler)
     assert isinstance(RequestHandler(server, loop=server._loop, **server._kwargs), RequestHandler)  # noqa: SLF001
-    assert parameters(RequestHandler.handle_error) == ["self", "request", "status", "exc", "message"]
-    assert "self.handle_error(" in inspect.getsource(RequestHandler)
+    assert parameters(server._make_request) == ["message", "payload", "protocol", "writer", "task"]  # noqa: SLF001
+    accepted = parameters(RequestHandler.__init__)
+    assert {"auto_decompress", "lingering_time", "read_bufsize", "keepalive_timeout", "access_log"} < set(accepted)
     await server.shutdown()
+
+
+def test_aiohttps_protocol_has_the_methods_that_are_overridden() -> None:
+    """With these parameters; `start` is what a connection's one task runs, and calls the others."""
+    for method, expected in {
+        RequestHandler.handle_error: ["self", "request", "status", "exc", "message"],
+        RequestHandler.finish_response: ["self", "request", "resp", "start_time"],
+        RequestHandler.start: ["self"],
+        RequestHandler.log_exception: ["self", "args", "kw"],
+        RequestHandler.log_debug: ["self", "args", "kw"],
+        RequestHandler.pause_writing: ["self"],
+        RequestHandler.resume_writing: ["self"],
+        RequestHandler.eof_received: ["self"],
+        RequestHandler.data_received: ["self", "data"],
+        RequestHandler.force_close: ["self"],
+        RequestHandler.close: ["self"],
+    }.items():
+        assert parameters(method) == expected
+    source = inspect.getsource(RequestHandler)
+    for call in ("self.start()", "self.handle_error(", "self.finish_response(", "self.log_exception("):
+        assert call in source
+
+
+def test_aiohttps_protocol_keeps_what_is_looked_at() -> None:
+    """`_messages` of (message or `_ErrInfo`, body), `_request_count`, `_current_request`."""
+    for name in ("_messages", "_request_count", "_current_request"):
+        assert name in RequestHandler.__slots__
+    source = inspect.getsource(RequestHandler.data_received)
+    assert "self._request_count += 1" in source
+    assert "self._messages.append((msg, payload))" in source
+    assert "_ErrInfo(status=400" in source
+    assert web_protocol._ErrInfo is not None  # noqa: SLF001
+    assert {"version", "url"} < set(dir(RawRequestMessage))
