@@ -19,7 +19,10 @@ from jwks_server.serving.listen import bind
 from jwks_server.serving.listener import Listener
 from jwks_server.serving.protocol import HttpServer
 
-TIMING = Timing(drain=0.01, shutdown=0.01, accept_retry=0.01)
+TIMING = Timing(drain=1.0, shutdown=1.0, accept_retry=0.01)
+
+BIG = 4 << 20
+"""More than sockets' buffers take."""
 
 
 class Starved(socket.socket):
@@ -37,17 +40,17 @@ class Starved(socket.socket):
 
 @asynccontextmanager
 async def listening(starved: bool = False) -> AsyncIterator[tuple[Listener, socket.socket]]:
-    """Listen, and answer 200 or fail as the path says."""
+    """Listen, and answer 200, at length, or fail, as the path says."""
 
     async def handler(request: web.BaseRequest) -> web.Response:
         if request.path == "/bug":
             raise KeyError(request.path)
-        return web.Response()
+        return web.Response(body=bytes(BIG if request.path == "/big" else 0))
 
     (bound,) = bind("127.0.0.1", 0)
     if starved:
         bound = Starved(fileno=bound.detach())
-    connections = Connections(most=1000, most_per_site=0, most_stalled_bytes=1 << 20, seconds={Phase.IDLE: 75.0})
+    connections = Connections(most=1000, most_per_site=0, most_stalled_bytes=1 << 30, seconds={Phase.IDLE: 75.0})
     complaints = Complaints("test", asyncio.get_running_loop().time, bug_pace=60.0, limit_pace=60.0)
     server = HttpServer(handler, connections=connections, complaints=complaints, body_seconds=1.0)
     listener = Listener(server, [bound], TIMING, descriptors=100)
@@ -79,6 +82,22 @@ async def test_all_that_wait_are_accepted_in_one_turn() -> None:
                 seen.add(len(listener.connections))
                 await asyncio.sleep(0)
             assert seen == {0}
+
+
+async def test_what_waits_to_be_accepted_at_a_stop_is_answered() -> None:
+    """Its clients are connected already; closing the listening socket would reset them."""
+    async with listening() as (listener, bound):
+        with ExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(bound.getsockname(), timeout=30)) for _ in range(100)
+            ]
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await listener.drain()
+            for client in clients:
+                answer = client.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"Connection: close" in answer
 
 
 async def test_without_descriptors_idle_connections_are_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -116,6 +135,19 @@ async def test_what_is_held_is_forgotten_with_the_connection() -> None:
         await ask(bound)
         await eventually(lambda: len(listener.connections) == 0)
         assert "0 connections" in repr(listener.connections)
+
+
+async def test_a_client_that_ends_its_side_while_it_is_answered_has_all_of_the_answer() -> None:
+    """And the connection ends then, also where the end came in the midst of it."""
+    async with listening() as (listener, bound):
+        reader, writer = await asyncio.open_connection(*bound.getsockname(), limit=1024)
+        writer.write(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: listener.connections.in_phase(Phase.STALLED) == 1)
+        writer.write_eof()
+        await reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(30):
+            assert len(await reader.read(-1)) == BIG
+        writer.close()
 
 
 def test_a_reserve_of_descriptors_is_kept(caplog: pytest.LogCaptureFixture) -> None:

@@ -318,7 +318,11 @@ def stalled(server: Server, *, tls: bool = False) -> socket.socket:
 def test_beyond_the_limit_the_connection_idle_for_longest_goes(tree: Path) -> None:
     """And a line says so, once."""
     with limited(tree, "--max-connections", "2") as server, contextlib.ExitStack() as stack:
-        one, two, three = (stack.enter_context(connect(server)) for _ in range(3))
+        one, two = (stack.enter_context(connect(server)) for _ in range(2))
+        for early in (two, one, two):
+            early.sendall(GET % b"")
+            assert statuses(early.recv(65536)) == [200]
+        three = stack.enter_context(connect(server))
         assert rest(one) == b""
         for other in (two, three):
             other.sendall(LAST)
@@ -329,10 +333,13 @@ def test_beyond_the_limit_the_connection_idle_for_longest_goes(tree: Path) -> No
 
 def test_one_address_has_a_limit_of_its_own(tree: Path) -> None:
     """Its own connections go; 0 is none."""
-    with limited(tree, "--max-connections-per-address", "1") as server, connect(server) as one, connect(server) as two:
-        assert rest(one) == b""
-        two.sendall(LAST)
-        assert statuses(rest(two)) == [200]
+    with limited(tree, "--max-connections-per-address", "1") as server, connect(server) as one:
+        one.sendall(GET % b"")
+        assert statuses(one.recv(65536)) == [200]
+        with connect(server) as two:
+            assert rest(one) == b""
+            two.sendall(LAST)
+            assert statuses(rest(two)) == [200]
         assert refused(server, "over_address_limit") == 1
 
 
@@ -341,6 +348,8 @@ def test_no_more_connections_than_descriptors(tree: Path) -> None:
     launcher = ["sh", "-c", 'ulimit -Sn 90; ulimit -Hn 100; exec "$@"', "sh"]
     with Server(tree, "--admin-port", "0", launcher=launcher) as server, contextlib.ExitStack() as stack:
         assert server.metric(r'connections_limit\{listener="public"\}') == 36
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        assert re.search(r"^Max open files +100 +100 ", limits, re.MULTILINE)
         for _ in range(100):
             stack.enter_context(connect(server))
         assert statuses(exchange(server, LAST)) == [200]

@@ -1,6 +1,8 @@
 import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
-from jwks_server.serving.gate import host_of
+from jwks_server.serving.gate import host_fault, host_of
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,14 @@ def test_a_host_is_told_without_its_port(header: str, host: str) -> None:
 def test_a_malformed_host_is_none(header: str) -> None:
     """RFC 9110, section 7.2."""
     assert host_of(header) is None
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [(["a"], None), ([], None), (["a", "a"], 400), (["b"], 421), (["a b"], 400), (["a" * 400], 400)],
+)
+def test_which_hosts_are_refused(hosts: list[str], status: int | None) -> None:
+    """Several at once, malformed ones, and those that are another's."""
+    request = make_mocked_request("GET", "/", CIMultiDict(("Host", host) for host in hosts))
+    fault = host_fault(request, {"a"}.__contains__)
+    assert (None if fault is None else fault.status) == status
