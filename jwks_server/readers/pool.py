@@ -14,6 +14,7 @@ from typing import overload
 from jwks_server.core.errors import ReaderError
 from jwks_server.core.timing import Timing
 from jwks_server.host.logs import fields
+from jwks_server.readers.handing import PasswordHanding
 from jwks_server.readers.process import CHILD_MODULE, ReaderProcess
 from jwks_server.readers.queue import JobQueue, Waiting
 from jwks_server.readers.shares import Shares
@@ -58,6 +59,7 @@ class ReaderPool:
         self.lost = 0
         self.retired = 0
         self._timing = timing or Timing()
+        self._handing = PasswordHanding(source.passwords, self._timing.file)
         self._setup = encode_setup(source, self._timing.file)
         self._count = count
         self._module = module
@@ -82,6 +84,7 @@ class ReaderPool:
     async def close(self) -> None:
         """End all processes, whatever they are doing."""
         self._closed = True
+        self._handing.close()
         await asyncio.gather(*self._starting)  # a start that is cancelled halfway leaves its process and its pipes
         for task in tuple(self._watched):
             task.cancel()
@@ -115,9 +118,11 @@ class ReaderPool:
         waiting = self._queue.entry(job, time.monotonic())
         process = await self._acquire(waiting, urgency)
         process.loads += isinstance(job, LoadJob)
-        started, used, is_sound = time.monotonic(), process.processor_seconds(), False
+        started, used, is_sound = time.monotonic(), process.processor_seconds(), True
         try:
-            frame = await process.frame_for(job, self._timing)
+            passwords = await self._handing.for_job(job)
+            is_sound = False
+            frame = await process.frame_for(job, passwords, self._timing)
             decoding = asyncio.to_thread(decode_answer, frame, job) if len(frame) > INLINE_BYTES else None
             try:
                 answer = await decoding if decoding is not None else decode_answer(frame, job)

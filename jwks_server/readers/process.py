@@ -12,6 +12,7 @@ from jwks_server.core.timing import Timing
 from jwks_server.reading.child import READY
 from jwks_server.reading.frames import HEADER_BYTES, MOST_FRAME_BYTES, frame_bytes
 from jwks_server.reading.jobs import BUILD, ListingJob, ReaderCrashedError
+from jwks_server.reading.passwords import HandedPasswords
 from jwks_server.reading.place import PlaceCell
 from jwks_server.reading.wire import Job, encode_job
 
@@ -86,12 +87,12 @@ class ReaderProcess(asyncio.SubprocessProtocol):
             self._send(frame)
         return self._answer
 
-    async def frame_for(self, job: Job, timing: Timing) -> bytes:
+    async def frame_for(self, job: Job, passwords: HandedPasswords, timing: Timing) -> bytes:
         """Return the frame that answers a job; raise ReaderCrashedError where the process ends or gets on no further.
 
         A listing of the root has its own time; any other job has the time of a file for each place that it comes to.
         """
-        answer = self.ask(encode_job(job))
+        answer = self.ask(encode_job(job, passwords))
         patience = timing.listing if isinstance(job, ListingJob) else timing.file + timing.reader_grace
         steps, looks = self.cell.steps, 0
         while not (await asyncio.wait((answer,), timeout=patience / _LOOKS))[0]:

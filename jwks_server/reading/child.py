@@ -1,7 +1,7 @@
 """A process that reads key files for the server: takes jobs on its standard input, answers on its standard output.
 
-It has no socket, no state and no secret beyond the file being read. It ends with its parent, and by itself when one
-file takes too long: the alarm's default action needs no interpreter to run.
+It has no socket, no state, and of the passwords outside the tree only the one of its job's tenant. It ends with its
+parent, and by itself when one file takes too long: the alarm's default action needs no interpreter to run.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import BinaryIO
 
 from jwks_server.core.errors import JwksServerError, ReaderError, RootUnavailableError
@@ -64,7 +65,8 @@ def main(reply: Reply | None = None) -> None:
         _write(answers, READY)
         while (frame := _frame(jobs)) is not None:
             try:
-                data = (reply or answer)(source, decode_job(frame), report)
+                job, passwords = decode_job(frame)
+                data = (reply or answer)(replace(source, passwords=passwords), job, report)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             _write(answers, data)

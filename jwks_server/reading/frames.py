@@ -8,9 +8,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from jwks_server.core.policy import MAX_AGE_LIMIT
+from jwks_server.core.policy import MAX_AGE_LIMIT, Policy
 from jwks_server.core.publication import Publication
-from jwks_server.reading.source import Source
 
 _LENGTHS = struct.Struct(">II")
 HEADER_BYTES = _LENGTHS.size
@@ -84,14 +83,19 @@ class BugHeader(Header):
 
 
 class SetupHeader(Header):
-    """What a reader process is told once: where keys come from, and how many seconds a file may take."""
+    """What a reader process is told once: where keys come from, and how many seconds a file may take.
 
-    source: Source
+    Where passwords lie it is not told.
+    """
+
+    root: str
+    defaults: Policy
+    exact_times: bool
     file_seconds: float
 
 
 class LoadJobHeader(Header):
-    """A LoadJob; `deadly` are name, stamp and text of each file."""
+    """A LoadJob; `deadly` are name, stamp and text of each file, the `password_` fields an `Outside`."""
 
     tenant: str
     previous_bytes: int | None
@@ -99,12 +103,17 @@ class LoadJobHeader(Header):
     device: int | None
     deadly: tuple[tuple[str, bytes, str], ...]
     afresh: bool
+    password_mark: bytes
+    password_name: str
+    password_bytes: int | None
+    password_fault: str | None
 
 
 class SurveyJobHeader(Header):
-    """A SurveyJob."""
+    """A SurveyJob; `marks` are those of the tenants' passwords, in their order, or none at all."""
 
     tenants: tuple[str, ...]
+    marks: tuple[bytes, ...]
     seconds: float
 
 

@@ -26,6 +26,7 @@ from jwks_server.host import clock
 from jwks_server.reading.files import read_within
 from jwks_server.reading.jobs import BUILD, FOLDER, Loaded, LoadJob, RootIdentity
 from jwks_server.reading.links import Trust, trust_below
+from jwks_server.reading.passwords import password_for
 from jwks_server.reading.source import Source
 from jwks_server.reading.tree import FolderView, open_folder, opened_root, view
 
@@ -169,7 +170,7 @@ class _FolderReader:
         self._descriptor = descriptor
         self._trust = trust
         self._report = report
-        self._facts = source.passwords.facts(job.tenant)
+        self._outside = source.passwords.outside(job.tenant)
 
     def read(self) -> tuple[Folder, FolderView]:
         """Read until the folder looked the same before and after, or leave its signature open."""
@@ -237,7 +238,7 @@ class _FolderReader:
     def _view(self) -> FolderView:
         self._report(FOLDER, b"")
         exact_times = self._source.exact_times
-        return view(self._descriptor, self._trust, self._facts, exact_times=exact_times, follows=self._follows)
+        return view(self._descriptor, self._trust, self._outside.mark, exact_times=exact_times, follows=self._follows)
 
     def _follows(self, name: str) -> bool:
         """Tell whether a link may be followed: not where a reader process hung in it before."""
@@ -264,8 +265,7 @@ class _FolderReader:
             container = recognised.value
             password = None
             if needs_password(recognised):
-                find = self._source.passwords.find
-                password = find(self._job.tenant, name, self._descriptor, self._trust)
+                password = password_for(name, self._descriptor, self._trust, self._outside)
                 stamp = self._stamp(data, password.value if password else b"\0none")
             if last is not None and last.stamp == stamp and not (self._job.afresh and last.is_passing):
                 return last

@@ -1,10 +1,10 @@
-"""Where everything that is published comes from, as one value that each reader process is told once, at its start."""
+"""Where everything that is published comes from, as one value."""
 
 import os
 from dataclasses import dataclass, field
 
 from jwks_server.core.policy import Policy
-from jwks_server.reading.passwords import PasswordSources
+from jwks_server.reading.passwords import Passwords, PasswordSources
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Source:
     """
 
     root: str
-    passwords: PasswordSources = PasswordSources()
+    passwords: Passwords = PasswordSources()
     defaults: Policy = Policy()
     exact_times: bool = False
     limits: Limits = Limits()

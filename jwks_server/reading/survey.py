@@ -38,7 +38,7 @@ def _signature(source: Source, tenant: TenantName, root: int, trust: Trust) -> b
     except OSError as error:
         return b"" if error.errno in {errno.ENOENT, errno.ENOTDIR} else None
     try:
-        return view(descriptor, trust, source.passwords.facts(tenant), exact_times=source.exact_times).signature
+        return view(descriptor, trust, source.passwords.mark(tenant), exact_times=source.exact_times).signature
     except OSError:
         return None
     finally:

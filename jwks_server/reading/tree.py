@@ -114,7 +114,7 @@ def _is_folder(name: str, root_descriptor: int) -> bool:
 def view(
     descriptor: int,
     trust: Trust,
-    extra: tuple[object, ...] = (),
+    extra: bytes = b"",
     *,
     exact_times: bool = False,
     follows: Callable[[str], bool] = lambda _name: True,
@@ -127,7 +127,7 @@ def view(
     be listed, or has more than MOST_ENTRIES.
     """
     folder = os.fstat(descriptor)
-    rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), extra]
+    rows: list[tuple[object, ...]] = [(folder.st_dev, folder.st_ino, folder.st_mode), (extra,)]
     names: list[str] = []
     newest = 0
     links = False

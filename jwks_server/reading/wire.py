@@ -33,6 +33,7 @@ from jwks_server.reading.frames import (
     opened,
 )
 from jwks_server.reading.jobs import Listing, ListingJob, Loaded, LoadJob, Survey, SurveyJob
+from jwks_server.reading.passwords import NOTHING, HandedPasswords, Outside
 from jwks_server.reading.source import Source
 
 _MOST_HEADER_BYTES = 1 << 20
@@ -59,20 +60,21 @@ _ANSWERS = msgspec.json.Decoder(LoadedHeader | SurveyHeader | ListingHeader | Fa
 
 def encode_setup(source: Source, file_seconds: float) -> bytes:
     """Return the frame that a reader process is sent once, before any job."""
-    return frame_of(SetupHeader(source, file_seconds))
+    return frame_of(SetupHeader(source.root, source.defaults, source.exact_times, file_seconds))
 
 
 def decode_setup(frame: bytes) -> tuple[Source, float]:
-    """Return where keys come from, and how many seconds a file may take."""
+    """Return where keys come from, without their passwords, and how many seconds a file may take."""
     setup, blobs = opened(frame, _SETUP, len(frame))
     blobs.end()
-    return setup.source, setup.file_seconds
+    return Source(setup.root, NOTHING, setup.defaults, setup.exact_times), setup.file_seconds
 
 
-def encode_job(job: Job) -> bytes:
-    """Return the job's frame."""
+def encode_job(job: Job, passwords: HandedPasswords = NOTHING) -> bytes:
+    """Return the frame of the job and of the passwords that are handed over with it."""
     match job:
         case LoadJob():
+            given = passwords.given
             header = LoadJobHeader(
                 tenant=job.tenant,
                 previous_bytes=None if job.previous is None else len(job.previous),
@@ -80,27 +82,38 @@ def encode_job(job: Job) -> bytes:
                 device=job.device,
                 deadly=tuple((name, stamp, text) for (name, stamp), text in job.deadly.items()),
                 afresh=job.afresh,
+                password_mark=given.mark,
+                password_name=given.name,
+                password_bytes=None if given.value is None else len(given.value),
+                password_fault=given.fault,
             )
-            return frame_of(header, job.previous or b"", job.record or b"")
+            return frame_of(header, job.previous or b"", job.record or b"", given.value or b"")
         case SurveyJob():
-            return frame_of(SurveyJobHeader(job.tenants, job.seconds))
+            marks = tuple(map(passwords.mark, job.tenants)) if passwords.marks else ()
+            return frame_of(SurveyJobHeader(job.tenants, marks, job.seconds))
         case _:
             return frame_of(ListingJobHeader())
 
 
-def decode_job(frame: bytes) -> Job:
-    """Return the job in a frame."""
+def decode_job(frame: bytes) -> tuple[Job, HandedPasswords]:
+    """Return the job in a frame, and the passwords that it is handed."""
     header, blobs = opened(frame, _JOBS, len(frame))
     match header:
         case LoadJobHeader():
             previous = None if header.previous_bytes is None else blobs.take(header.previous_bytes)
             record = None if header.record_bytes is None else blobs.take(header.record_bytes)
             deadly = {(name, stamp): text for name, stamp, text in header.deadly}
-            return LoadJob(tenant_name(header.tenant), previous, record, header.device, deadly, header.afresh)
+            password = None if header.password_bytes is None else blobs.take(header.password_bytes)
+            given = Outside(header.password_mark, header.password_name, password, header.password_fault)
+            job = LoadJob(tenant_name(header.tenant), previous, record, header.device, deadly, header.afresh)
+            return job, HandedPasswords(given)
         case SurveyJobHeader():
-            return SurveyJob(tuple(map(tenant_name, header.tenants)), header.seconds)
+            tenants = tuple(map(tenant_name, header.tenants))
+            return SurveyJob(tenants, header.seconds), HandedPasswords(
+                marks=dict(zip(tenants, header.marks, strict=False))
+            )
         case _:
-            return ListingJob()
+            return ListingJob(), NOTHING
 
 
 # --- from a reader process

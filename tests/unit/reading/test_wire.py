@@ -18,6 +18,7 @@ from jwks_server.core.tenant import TenantName
 from jwks_server.reading.frames import HEADER_BYTES, GarbledError, LoadedHeader, frame_bytes
 from jwks_server.reading.jobs import Listing, ListingJob, Loaded, LoadJob, Survey, SurveyJob
 from jwks_server.reading.load import load
+from jwks_server.reading.passwords import NOTHING, HandedPasswords, PasswordSources
 from jwks_server.reading.source import Source
 from jwks_server.reading.survey import survey
 from jwks_server.reading.tree import list_root
@@ -96,8 +97,47 @@ def test_every_job_crosses_the_border(source: Source, loaded: Loaded) -> None:
         LoadJob(TENANT, loaded.publication.sealed, b"{}", 7, {("k.pem", b"\xff"): "crashed", ("l", b""): "hung"}, True),
     ]
     for job in jobs:
-        assert decode_job(encode_job(job)) == job
-    assert decode_setup(encode_setup(source, 5.0)) == (source, 5.0)
+        assert decode_job(encode_job(job)) == (job, NOTHING)
+    assert decode_setup(encode_setup(source, 5.0)) == (replace(source, passwords=NOTHING), 5.0)
+
+
+def test_a_job_is_handed_its_tenants_password_and_a_reader_process_no_path_of_any(tmp_path: Path) -> None:
+    """The tenant's own, else the server's, or why it cannot be read; a comparison is handed marks alone."""
+    (tmp_path / "a.com.password").write_text("of a\r\nanother line")
+    (tmp_path / "big.com.password").write_bytes(bytes(5000))
+    (tmp_path / "rest").write_text("of the rest")
+    sources = PasswordSources(str(tmp_path), str(tmp_path / "rest"))
+    given = {tenant: sources.outside(TenantName(tenant)) for tenant in ("a.com", "big.com", "victim.com")}
+    assert [item.value for item in given.values()] == [b"of a", None, b"of the rest"]
+    assert given["big.com"].fault == "file larger than 4096 bytes"
+    for item in given.values():
+        handed = HandedPasswords(item)
+        assert decode_job(encode_job(JOB, handed)) == (JOB, handed)
+        assert "of " not in repr(handed)
+    marks = HandedPasswords(marks={tenant: sources.mark(tenant) for tenant in (TENANT, VICTIM)})
+    survey_job = SurveyJob((TENANT, VICTIM), 0.5)
+    frame = encode_job(survey_job, marks)
+    assert decode_job(frame) == (survey_job, marks)
+    setup = encode_setup(Source("/keystores", sources), 5.0)
+    assert not any(word in setup + frame for word in (b"of a", b"rest", str(tmp_path).encode()))
+
+
+def test_a_mark_changes_with_every_file_that_may_hold_the_tenants_password(tmp_path: Path) -> None:
+    """One that appears, changes or goes away; another tenant's says nothing."""
+    sources = PasswordSources(str(tmp_path), str(tmp_path / "rest"))
+    marks = [sources.mark(TENANT)]
+    assert marks == [b""]
+    for step in (
+        lambda: (tmp_path / "rest").write_text("1"),
+        lambda: (tmp_path / "rest").write_text("22"),
+        lambda: (tmp_path / "a.com.password").write_text("333"),
+        (tmp_path / "rest").unlink,
+    ):
+        step()
+        marks.append(sources.mark(TENANT))
+        (tmp_path / "victim.com.password").write_text("4" * len(marks))
+        assert sources.mark(TENANT) == marks[-1]
+    assert len(set(marks)) == len(marks)
 
 
 def test_a_sealed_snapshot_crosses_unread_and_is_built_on(source: Source, loaded: Loaded) -> None:
