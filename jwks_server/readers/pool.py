@@ -29,6 +29,7 @@ from jwks_server.reading.jobs import (
     SurveyJob,
     Urgency,
 )
+from jwks_server.reading.passwords import PasswordSources
 from jwks_server.reading.source import Source
 from jwks_server.reading.wire import Answer, Job, decode_answer, encode_setup
 
@@ -59,7 +60,8 @@ class ReaderPool:
         self.lost = 0
         self.retired = 0
         self._timing = timing or Timing()
-        self._handing = PasswordHanding(source.passwords, self._timing.file)
+        passwords = source.passwords if isinstance(source.passwords, PasswordSources) else PasswordSources()
+        self._handing = PasswordHanding(passwords, self._timing.file)
         self._setup = encode_setup(source, self._timing.file)
         self._count = count
         self._module = module

@@ -6,7 +6,7 @@ where no reader process may look: the server hands each job what its own tenant 
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,8 +56,20 @@ class PasswordSources:
 
     def mark(self, tenant: TenantName) -> bytes:
         """Return a digest of the times and sizes of the files that may hold the tenant's password."""
-        facts = tuple(file_facts(path) for path in self._paths(tenant))
-        return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest() if any(facts) else b""
+        return self.marks((tenant,), None)[tenant]
+
+    def marks(self, tenants: Iterable[TenantName], names: Container[str] | None) -> Mapping[TenantName, bytes]:
+        """Return the marks of many tenants; `names` are those in the directory, where they are known."""
+        of_server = () if self.server_wide is None else file_facts(self.server_wide)
+        of_rest = _mark((), of_server)
+        marks: dict[TenantName, bytes] = {}
+        for tenant in tenants:
+            name = f"{tenant}{PASSWORD_ENDING}"
+            if self.directory is None or not (names is None or name in names):
+                marks[tenant] = of_rest
+            else:
+                marks[tenant] = _mark(file_facts(os.path.join(self.directory, name)), of_server)
+        return marks
 
     def outside(self, tenant: TenantName) -> Outside:
         """Read the first of the tenant's files that exists."""
@@ -110,6 +122,10 @@ def password_for(file_name: str, folder: int, trust: Trust, outside: Outside) ->
     if outside.fault is not None:
         raise KeyFileError(f"its password file {outside.name}: {outside.fault}")
     return None if outside.value is None else Password(outside.value)
+
+
+def _mark(*facts: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest() if any(facts) else b""
 
 
 def _first_line(content: bytes) -> bytes:
