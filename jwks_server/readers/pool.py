@@ -11,13 +11,14 @@ from collections import deque
 from contextlib import suppress
 from typing import overload
 
-from jwks_server.core.errors import ReaderError
+from jwks_server.core.errors import ReaderError, RootUnavailableError
 from jwks_server.core.timing import Timing
 from jwks_server.host.logs import fields
 from jwks_server.readers.handing import PasswordHanding
 from jwks_server.readers.process import CHILD_MODULE, ReaderProcess
 from jwks_server.readers.queue import JobQueue, Waiting
 from jwks_server.readers.shares import Shares
+from jwks_server.readers.walls import Walls
 from jwks_server.reading.frames import GarbledError
 from jwks_server.reading.jobs import (
     Listing,
@@ -74,6 +75,7 @@ class ReaderPool:
         self._watched: set[asyncio.Task[None]] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._retiring: set[ReaderProcess] = set()
+        self._walls = Walls(source.root)
         self._closed = False
 
     async def start(self) -> None:
@@ -131,8 +133,10 @@ class ReaderPool:
             except GarbledError as error:
                 text = f"its reader's answer is garbage: {error}"
                 raise ReaderCrashedError(text, process.cell.place) from error
-            except Exception:
+            except Exception as error:
                 is_sound = True  # it said that the job failed
+                if isinstance(error, RootUnavailableError) and await self._walls.shut_out():
+                    process.loads = self._loads_per_process  # it retires
                 raise
             is_sound = True
             return answer
@@ -202,6 +206,7 @@ class ReaderPool:
             async with asyncio.timeout(self._timing.reader_start):
                 await process.ready.wait()
         if process.ready.is_set() and not process.says_no_more:
+            self._walls.say(process.missing)
             self._release(process)
             self._retire_one()
             return

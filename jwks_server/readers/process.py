@@ -9,16 +9,18 @@ from contextlib import suppress
 from typing import cast
 
 from jwks_server.core.timing import Timing
-from jwks_server.reading.child import READY
-from jwks_server.reading.frames import HEADER_BYTES, MOST_FRAME_BYTES, frame_bytes
+from jwks_server.reading.frames import HEADER_BYTES, MOST_FRAME_BYTES, GarbledError, frame_bytes
 from jwks_server.reading.jobs import BUILD, ListingJob, ReaderCrashedError
 from jwks_server.reading.passwords import HandedPasswords
 from jwks_server.reading.place import PlaceCell
-from jwks_server.reading.wire import Job, encode_job
+from jwks_server.reading.wire import Job, decode_ready, encode_job
 
 CHILD_MODULE = "jwks_server.reading.child"
 
 _STDIN, _STDOUT = 0, 1
+_SERVERS_OWN = ("JWKS_SERVER_", "CREDENTIALS_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET", "LISTEN_", "JOURNAL_")
+"""What the environment tells the server, and its reader processes need not know."""
+
 _LOOKS = 4
 _PROCESS_CLOCK = 2
 """Linux forms the clock of another process from its id and this (clock_getcpuclockid(3))."""
@@ -28,7 +30,7 @@ class ReaderProcess(asyncio.SubprocessProtocol):
     """A process that runs `main` of a module, which is `reading.child` but in tests.
 
     `ready` is set when it can take jobs, or never will: then `says_no_more` is true. `exited` is set when it has ended.
-    `loads` counts the tenants that it was given.
+    `loads` counts the tenants that it was given, `missing` are the walls that it could not put up around itself.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,7 @@ class ReaderProcess(asyncio.SubprocessProtocol):
         self.exited = asyncio.Event()
         self.says_no_more = False
         self.loads = 0
+        self.missing: tuple[str, ...] = ()
         self.cell, self._descriptor = PlaceCell.shared()
         self._transport: asyncio.SubprocessTransport | None = None
         self._answer: asyncio.Future[bytes] | None = None
@@ -55,6 +58,7 @@ class ReaderProcess(asyncio.SubprocessProtocol):
                 stdout=asyncio.subprocess.PIPE,
                 stderr=None,
                 pass_fds=(self._descriptor,),
+                env={name: value for name, value in os.environ.items() if not name.startswith(_SERVERS_OWN)},
             )
         finally:
             os.close(self._descriptor)
@@ -143,21 +147,32 @@ class ReaderProcess(asyncio.SubprocessProtocol):
         """Take a piece of what it says: once that it is ready, then an answer to each question."""
         del fd
         self._received += data
-        if not self.ready.is_set():
-            del self._received[: len(READY)]
-            self.ready.set()
         if len(self._received) < HEADER_BYTES:
             return
         size = frame_bytes(self._received)
         if size > MOST_FRAME_BYTES:
-            self._received.clear()
-            self._hang_up()
-            self.kill()
+            self._give_up()
         elif len(self._received) >= size:
             frame = bytes(self._received)
             self._received.clear()
-            if self._answer is not None and not self._answer.done():
+            if not self.ready.is_set():
+                self._greeted(frame)
+            elif self._answer is not None and not self._answer.done():
                 self._answer.set_result(frame)
+
+    def _greeted(self, frame: bytes) -> None:
+        try:
+            self.missing = decode_ready(frame)
+        except GarbledError:
+            self._give_up()
+        else:
+            self.ready.set()
+
+    def _give_up(self) -> None:
+        """End a process that says what none says that is sound."""
+        self._received.clear()
+        self._hang_up()
+        self.kill()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """See that it says no more."""

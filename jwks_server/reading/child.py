@@ -9,12 +9,13 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import BinaryIO
 
 from jwks_server.core.errors import JwksServerError, ReaderError, RootUnavailableError
+from jwks_server.reading import sandbox
 from jwks_server.reading.frames import HEADER_BYTES, frame_bytes
 from jwks_server.reading.jobs import ListingJob, LoadJob, Place, SurveyJob
 from jwks_server.reading.load import Report, load
@@ -30,26 +31,28 @@ from jwks_server.reading.wire import (
     encode_answer,
     encode_bug,
     encode_failure,
+    encode_ready,
 )
-
-READY = b"R"
-"""Said once, when the process can take jobs: its start is no file's fault."""
 
 _MEMORY_BYTES = 2 << 30
 
 Reply = Callable[[Source, Job, Report], bytes]
 
 
-def main(reply: Reply | None = None) -> None:
+Confine = Callable[[str, Collection[str]], Collection[str]]
+
+
+def main(reply: Reply | None = None, confine: Confine = sandbox.confine) -> None:
     """Answer jobs until the parent closes our input; its first frame is the setup.
 
     The argument of the process is the descriptor of the memory that says where we are. `reply` returns the frame that
-    answers a job, where a test wants another than `answer` gives.
+    answers a job, where a test wants another than `answer` gives; `confine` puts up the walls around the process.
     """
     cell = PlaceCell(int(sys.argv[1]))
+    os.close(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     jobs = sys.stdin.buffer
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing that prints can spoil a frame
@@ -62,7 +65,7 @@ def main(reply: Reply | None = None) -> None:
             signal.setitimer(signal.ITIMER_REAL, file_seconds)
             cell.write(Place(name, stamp))
 
-        _write(answers, READY)
+        _write(answers, encode_ready(confine(source.root, source.closed)))
         while (frame := _frame(jobs)) is not None:
             try:
                 job, passwords = decode_job(frame)

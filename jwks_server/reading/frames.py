@@ -83,15 +83,19 @@ class BugHeader(Header):
 
 
 class SetupHeader(Header):
-    """What a reader process is told once: where keys come from, and how many seconds a file may take.
-
-    Where passwords lie it is not told.
-    """
+    """What a reader process is told once: a Source without its passwords, and how many seconds a file may take."""
 
     root: str
     defaults: Policy
     exact_times: bool
+    closed: tuple[str, ...]
     file_seconds: float
+
+
+class ReadyHeader(Header):
+    """Said once, when the process can take jobs: its start is no file's fault. `missing` are walls that it lacks."""
+
+    missing: tuple[str, ...]
 
 
 class LoadJobHeader(Header):

@@ -28,7 +28,8 @@ class Source:
     """Where keys and their passwords come from, and the policy of tenants that state none.
 
     `exact_times` says that the tree's file system tells any two states of a file apart by their times. `stamp_key` keys
-    the digests of contents and passwords that tell whether a file was read before.
+    the digests of contents and passwords that tell whether a file was read before. What is `closed` no reader process
+    can open: secrets and state, which may lie anywhere.
     """
 
     root: str
@@ -36,4 +37,5 @@ class Source:
     defaults: Policy = Policy()
     exact_times: bool = False
     limits: Limits = Limits()
+    closed: tuple[str, ...] = ()
     stamp_key: bytes = field(default_factory=lambda: os.urandom(32), repr=False, compare=False)

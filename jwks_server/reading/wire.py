@@ -6,6 +6,7 @@ gave, looks once more at the names of all published members, and computes the ET
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import msgspec
@@ -26,6 +27,7 @@ from jwks_server.reading.frames import (
     ListingJobHeader,
     LoadedHeader,
     LoadJobHeader,
+    ReadyHeader,
     SetupHeader,
     SurveyHeader,
     SurveyJobHeader,
@@ -51,6 +53,7 @@ class ReaderBugError(Exception):
 
 
 _JOBS = msgspec.json.Decoder(LoadJobHeader | SurveyJobHeader | ListingJobHeader)
+_READY = msgspec.json.Decoder(ReadyHeader)
 _SETUP = msgspec.json.Decoder(SetupHeader)
 _ANSWERS = msgspec.json.Decoder(LoadedHeader | SurveyHeader | ListingHeader | FailedHeader | BugHeader)
 
@@ -60,14 +63,14 @@ _ANSWERS = msgspec.json.Decoder(LoadedHeader | SurveyHeader | ListingHeader | Fa
 
 def encode_setup(source: Source, file_seconds: float) -> bytes:
     """Return the frame that a reader process is sent once, before any job."""
-    return frame_of(SetupHeader(source.root, source.defaults, source.exact_times, file_seconds))
+    return frame_of(SetupHeader(source.root, source.defaults, source.exact_times, source.closed, file_seconds))
 
 
 def decode_setup(frame: bytes) -> tuple[Source, float]:
     """Return where keys come from, without their passwords, and how many seconds a file may take."""
     setup, blobs = opened(frame, _SETUP, len(frame))
     blobs.end()
-    return Source(setup.root, NOTHING, setup.defaults, setup.exact_times), setup.file_seconds
+    return Source(setup.root, NOTHING, setup.defaults, setup.exact_times, setup.closed), setup.file_seconds
 
 
 def encode_job(job: Job, passwords: HandedPasswords = NOTHING) -> bytes:
@@ -117,6 +120,18 @@ def decode_job(frame: bytes) -> tuple[Job, HandedPasswords]:
 
 
 # --- from a reader process
+
+
+def encode_ready(missing: Collection[str]) -> bytes:
+    """Return the frame that says that a reader process can take jobs, and what it could not do to confine itself."""
+    return frame_of(ReadyHeader(tuple(readable(text)[:_MOST_TEXT] for text in missing)))
+
+
+def decode_ready(frame: bytes) -> tuple[str, ...]:
+    """Return what a reader process that is ready lacks; raise GarbledError where the frame says something else."""
+    ready, blobs = opened(frame, _READY, _MOST_HEADER_BYTES)
+    blobs.end()
+    return ready.missing
 
 
 def encode_answer(answer: Answer) -> bytes:

@@ -1,7 +1,7 @@
 """A reader process that crashes, hangs or lies where a marked file says so, for tests of what that does to others.
 
-It is run in the place of `jwks_server.reading.child`. The test names a folder in an environment variable: there the
-process writes down what it read, and finds files that say what else it shall do.
+It is run in the place of `jwks_server.reading.child`, without its walls, for it writes. The test names a folder in an
+environment variable: there the process writes down what it read, and finds files that say what else it shall do.
 
 A key file's first line says what happens when it is parsed: `# spin`, `# sleep`, `# nap`, `# exit`, `# crash`,
 `# fail`, `# gate` (wait for the file `open`), `# forge` (answer with something else). A tenant's folder with a file
@@ -104,4 +104,4 @@ def _forged(other_side: Path) -> bytes:
 
 def main() -> None:
     """Read jobs as the server's child."""
-    child.main(deadly_answer)
+    child.main(deadly_answer, confine=lambda _root, _closed: ())

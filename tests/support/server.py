@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from support import altered_server
+from support import altered_server, open_reader
 
 TESTS = Path(__file__).parents[1]
 
@@ -68,6 +68,8 @@ class Server:
         interpreter: Sequence[str] = (),
         altered: Mapping[str, object] | None = None,
     ) -> None:
+        if altered is None and "COVERAGE_PROCESS_START" in os.environ:
+            altered = {"reader_module": open_reader.MODULE}
         self.keystores = keystores
         self.log_path = keystores.parent / f"{keystores.name}.log"
         self._log = self.log_path.open("wb")

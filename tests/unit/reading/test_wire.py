@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     (folder / "broken.pem").write_bytes(b"broken")
     (folder / "tenant.toml").write_text('removal_grace = 60\nexpired = "hide"\n')
     (folder / "revoked").write_text("x\n")
-    return Source(str(root))
+    return Source(str(root), closed=("/secrets",))
 
 
 @pytest.fixture(scope="module")
