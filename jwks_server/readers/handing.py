@@ -9,9 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from jwks_server.core.errors import ReaderError
+from jwks_server.reading.files import file_facts
 from jwks_server.reading.jobs import LoadJob, SurveyJob
 from jwks_server.reading.passwords import NOTHING, HandedPasswords, PasswordSources
-from jwks_server.reading.tree import FRESH_SECONDS, file_facts
+from jwks_server.reading.tree import FRESH_SECONDS
 from jwks_server.reading.wire import Job
 
 

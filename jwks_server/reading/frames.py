@@ -10,6 +10,7 @@ import msgspec
 
 from jwks_server.core.policy import MAX_AGE_LIMIT, Policy
 from jwks_server.core.publication import Publication
+from jwks_server.reading.source import Limits
 
 _LENGTHS = struct.Struct(">II")
 HEADER_BYTES = _LENGTHS.size
@@ -89,6 +90,8 @@ class SetupHeader(Header):
     defaults: Policy
     exact_times: bool
     closed: tuple[str, ...]
+    limits: Limits
+    stamp_key: bytes
     file_seconds: float
 
 

@@ -63,14 +63,32 @@ _ANSWERS = msgspec.json.Decoder(LoadedHeader | SurveyHeader | ListingHeader | Fa
 
 def encode_setup(source: Source, file_seconds: float) -> bytes:
     """Return the frame that a reader process is sent once, before any job."""
-    return frame_of(SetupHeader(source.root, source.defaults, source.exact_times, source.closed, file_seconds))
+    header = SetupHeader(
+        root=source.root,
+        defaults=source.defaults,
+        exact_times=source.exact_times,
+        closed=source.closed,
+        limits=source.limits,
+        stamp_key=source.stamp_key,
+        file_seconds=file_seconds,
+    )
+    return frame_of(header)
 
 
 def decode_setup(frame: bytes) -> tuple[Source, float]:
     """Return where keys come from, without their passwords, and how many seconds a file may take."""
     setup, blobs = opened(frame, _SETUP, len(frame))
     blobs.end()
-    return Source(setup.root, NOTHING, setup.defaults, setup.exact_times, setup.closed), setup.file_seconds
+    source = Source(
+        setup.root,
+        NOTHING,
+        setup.defaults,
+        setup.exact_times,
+        limits=setup.limits,
+        closed=setup.closed,
+        stamp_key=setup.stamp_key,
+    )
+    return source, setup.file_seconds
 
 
 def encode_job(job: Job, passwords: HandedPasswords = NOTHING) -> bytes:
