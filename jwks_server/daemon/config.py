@@ -53,7 +53,10 @@ class Settings:
     def source(self) -> Source:
         """Where the keys come from."""
         root = str(self.keystores.absolute())
-        return Source(root, self.passwords, self.policy, exact_times=tells_changes_apart(root), limits=self.limits)
+        places = self.passwords.directory, self.passwords.server_wide, self.tls_key, self.state_dir
+        closed = tuple(str(Path(place).absolute()) for place in places if place)
+        exact_times = tells_changes_apart(root)
+        return Source(root, self.passwords, self.policy, exact_times, limits=self.limits, closed=closed)
 
 
 def read_file(path: str, known: Collection[str]) -> Mapping[str, object]:

@@ -27,7 +27,7 @@ from jwks_server.daemon.systemd import notify
 from jwks_server.following.follow import Follower
 from jwks_server.following.rootkeeper import identity_of
 from jwks_server.following.store import Store
-from jwks_server.host import logs
+from jwks_server.host import kernel, logs
 from jwks_server.host.logs import fields
 from jwks_server.readers.pool import ReaderPool
 from jwks_server.readers.process import CHILD_MODULE
@@ -54,6 +54,7 @@ class Parts:
 def serve(settings: Settings, parts: Parts | None = None) -> None:
     """Serve until SIGTERM or SIGINT; raise SettingsError where the server cannot start as it was told to."""
     logs.set_up(settings.log_format, settings.log_level)
+    kernel.forbid_looking_inside()
     end = threading.Timer(settings.timing.stop, _end_anyway)
     end.daemon = True
     try:

@@ -16,10 +16,12 @@ from support.server import Server, wait_until, with_tests
 from jwks_server.core.errors import ReaderError
 from jwks_server.core.tenant import TenantName
 from jwks_server.core.timing import Timing
+from jwks_server.daemon.config import Settings
 from jwks_server.readers.pool import ReaderPool
 from jwks_server.readers.process import CHILD_MODULE
 from jwks_server.reading.jobs import LoadJob, Urgency
 from jwks_server.reading.load import load
+from jwks_server.reading.passwords import PasswordSources
 from jwks_server.reading.sandbox import readable_entries
 from jwks_server.reading.source import Source
 
@@ -191,6 +193,14 @@ def test_the_server_says_once_what_walls_its_machine_lacks(machine: Machine) -> 
         assert 'missing="Landlock: ' in server.log
         assert 'missing="seccomp: ' in server.log
         assert not server.degraded
+
+
+def test_the_server_closes_its_secrets_and_its_state_to_its_readers(tmp_path: Path) -> None:
+    """Wherever each of them lies."""
+    settings = Settings(
+        tmp_path, tls_cert="c", tls_key="/tls/k", state_dir=Path("/state"), passwords=PasswordSources("/dir", "/file")
+    )
+    assert set(settings.source.closed) == {"/tls/k", "/state", "/dir", "/file"}
 
 
 def test_nobody_of_the_servers_user_looks_into_the_server(machine: Machine) -> None:
