@@ -16,9 +16,10 @@ from typing import BinaryIO
 
 from jwks_server.core.errors import JwksServerError, ReaderError, RootUnavailableError
 from jwks_server.reading import sandbox
+from jwks_server.reading.folder import Report
 from jwks_server.reading.frames import HEADER_BYTES, frame_bytes
 from jwks_server.reading.jobs import ListingJob, LoadJob, Place, SurveyJob
-from jwks_server.reading.load import Report, load
+from jwks_server.reading.load import load
 from jwks_server.reading.place import PlaceCell
 from jwks_server.reading.source import Source
 from jwks_server.reading.survey import survey

@@ -17,7 +17,7 @@ from jwks_server.core.tenant import TenantName
 from jwks_server.reading import tree as keystore
 from jwks_server.reading.jobs import LoadJob
 from jwks_server.reading.load import TenantReading, read_tenant
-from jwks_server.reading.source import Source
+from jwks_server.reading.source import UNHURRIED, Limits, Source
 
 A, B = (pem(certificate(private_key("P-256", number))) for number in (1, 2))
 AS_OWNER_ONLY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
@@ -45,7 +45,8 @@ class Visit:
 
 def first(folder: Path) -> Visit:
     """Return a tenant that was never read."""
-    return Visit(Source(str(folder.parent)), LoadJob(TenantName(folder.name)))
+    source = Source(str(folder.parent), limits=Limits(turn_seconds=UNHURRIED))
+    return Visit(source, LoadJob(TenantName(folder.name)))
 
 
 def read(visit: Visit) -> TenantReading:

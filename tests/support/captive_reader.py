@@ -22,8 +22,8 @@ from pathlib import Path
 from jwks_server.core.errors import ReaderError
 from jwks_server.reading import child, sandbox, seccomp
 from jwks_server.reading.child import answer
+from jwks_server.reading.folder import Report
 from jwks_server.reading.jobs import LoadJob
-from jwks_server.reading.load import Report
 from jwks_server.reading.source import Source
 from jwks_server.reading.wire import Job, encode_failure
 

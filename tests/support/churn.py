@@ -30,7 +30,7 @@ from typing import Self
 
 from jwks_server.reading.jobs import LoadJob
 from jwks_server.reading.load import load
-from jwks_server.reading.source import Source
+from jwks_server.reading.source import UNHURRIED, Limits, Source
 from jwks_server.reading.tree import list_root
 from support.certificates import certificate, pem, private_key, replace_file
 from support.server import Server
@@ -453,7 +453,7 @@ def churn(plan: Plan, workspace: Path, say: Callable[[str], None] = lambda _: No
 
 def differing(root: Path, server: Server, turn: int) -> list[str]:
     """Return the tenants that are not published as a fresh start on the tree would publish them, before long."""
-    source = Source(str(root))
+    source = Source(str(root), limits=Limits(turn_seconds=UNHURRIED))
     expected: dict[str, tuple[int, bytes | None]] = {}
     for name in list_root(str(root)).tenants:
         if name != PROBE:

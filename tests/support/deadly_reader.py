@@ -18,9 +18,9 @@ from pathlib import Path
 
 from jwks_server.reading import child
 from jwks_server.reading.child import answer
+from jwks_server.reading.folder import Report
 from jwks_server.reading.frames import HEADER_BYTES
 from jwks_server.reading.jobs import BUILD, FOLDER, LoadJob, SurveyJob
-from jwks_server.reading.load import Report
 from jwks_server.reading.source import Source
 from jwks_server.reading.wire import Job
 
