@@ -63,7 +63,8 @@ def possible(targets: dict[str, list[str]]) -> tuple[str, ...]:
         try:
             act()
         except OSError as error:
-            if error.errno in _DENIALS or (name == "raise a limit" and error.errno is None):
+            is_hidden = error.errno == errno.ENOENT and name.startswith("look into the parent")  # ProtectProc=invisible
+            if error.errno in _DENIALS or is_hidden:
                 continue
             done.append(f"{name} ({errno.errorcode.get(error.errno or 0)})")
         except (ValueError, RuntimeError):  # how Python says that a limit or a thread is not to be had
