@@ -42,11 +42,12 @@ class Turn:
 
 @dataclass(slots=True)
 class _Slot:
-    """What waits for one tenant; the slot goes when nothing does."""
+    """What waits for one tenant; the slot goes when nothing does. A turn is `running` until it ends, `taken` or not."""
 
     quiet: Timer | None = None
     first_hint: float = 0.0
     running: bool = False
+    taken: bool = False
     again: bool = False
     urgency: Urgency = Urgency.ROUTINE
     afresh: bool = False
@@ -59,8 +60,8 @@ class Schedule:
     """Says when a turn of a tenant begins.
 
     `begin` is called for a tenant that has no turn under way; `take` and `finish` then have to follow. `overtake` is
-    asked when an urgent hint comes during a turn: True where that turn has not begun to look at the tenant and will
-    now do so sooner, so that it needs no further one.
+    asked when an urgent hint or wish comes during a turn: True where that turn has not begun to look at the tenant and
+    will now do so sooner, so that it needs no further one.
     """
 
     def __init__(
@@ -107,10 +108,14 @@ class Schedule:
         slot.wake = self._timers.call_at(when, self._awake, tenant, slot)
 
     def now(self, tenant: TenantName, urgency: Urgency, *, afresh: bool = False) -> None:
-        """Begin a turn at once. One that is under way is enough, but where content is to be tried afresh."""
+        """Begin a turn at once. One under way is enough, and is hurried, but where content is to be tried afresh."""
         if self._closed:
             return
         slot = self._slots.setdefault(tenant, _Slot())
+        if slot.taken and not afresh:
+            if urgency is Urgency.URGENT:
+                self._overtake(tenant)
+            return
         slot.urgency = min(slot.urgency, urgency)
         slot.afresh |= afresh
         if slot.running:
@@ -122,7 +127,7 @@ class Schedule:
         """Return the turn that was begun. What is to follow it is decided anew in it: no delay outlives this."""
         slot = self._slots[tenant]
         turn = Turn(slot.urgency, slot.afresh)
-        slot.again, slot.urgency, slot.afresh = False, Urgency.ROUTINE, False
+        slot.taken, slot.again, slot.urgency, slot.afresh = True, False, Urgency.ROUTINE, False
         if slot.wake is not None:
             slot.wake.cancel()
             slot.wake = None
@@ -131,6 +136,7 @@ class Schedule:
     def finish(self, tenant: TenantName) -> bool:
         """End the turn; return True where a hint came during it: then `take` has to follow at once."""
         slot = self._slots[tenant]
+        slot.taken = False
         if slot.again and not self._closed:
             return True
         slot.running = False
