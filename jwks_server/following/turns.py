@@ -62,13 +62,9 @@ class Turns:
         and is waited for `Timing.first_load`, after which it goes on by itself.
         """
         if tenant in self._reconciler.unloaded and not self._quarantine.is_hung(tenant):
-            turn = self._turn_of(tenant, urgency)
-            if urgency is not Urgency.URGENT:
-                await turn
-            else:
-                self._reconciler.promote(tenant)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(turn, self._timing.first_load)
+            patience = self._timing.first_load if urgency is Urgency.URGENT else None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._turn_of(tenant, urgency), patience)
         return self._store.get(tenant)
 
     # --- hints

@@ -109,7 +109,7 @@ def test_a_job_is_handed_its_tenants_password_and_a_reader_process_no_path_of_an
     sources = PasswordSources(str(tmp_path), str(tmp_path / "rest"))
     given = {tenant: sources.outside(TenantName(tenant)) for tenant in ("a.com", "big.com", "victim.com")}
     assert [item.value for item in given.values()] == [b"of a", None, b"of the rest"]
-    assert given["big.com"].fault == "file larger than 4096 bytes"
+    assert given["big.com"].fault == "file larger than 4 KiB"
     for item in given.values():
         handed = HandedPasswords(item)
         assert decode_job(encode_job(JOB, handed)) == (JOB, handed)
