@@ -144,6 +144,10 @@ class Schedule:
             del self._slots[tenant]
         return False
 
+    def __len__(self) -> int:
+        """Return how many tenants have a turn under way, or anything that waits for them."""
+        return len(self._slots)
+
     def again(self, tenant: TenantName) -> None:
         """Have the turn that is under way followed by one more."""
         self._slots[tenant].again = True
