@@ -10,6 +10,7 @@ from typing import Any
 from jwks_server.core.errors import PolicyError
 from jwks_server.core.jwk import RSASSA_PKCS1, RSASSA_PSS, Key, PublicKey
 from jwks_server.core.kid import Scheme
+from jwks_server.core.text import readable
 
 RSA_ALGORITHMS = RSASSA_PKCS1 + RSASSA_PSS
 MAX_AGE_LIMIT = 31_536_000
@@ -128,7 +129,7 @@ def _aliases(key: str, value: object) -> tuple[str, ...]:
 def _strings(key: str, value: object, allowed: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise _wrong(key, value, allowed)
-    items = tuple(item for item in value if isinstance(item, str))
+    items = tuple(item for item in value if isinstance(item, str) and item == readable(item))
     if len(items) != len(value):
         raise _wrong(key, value, allowed)
     return items

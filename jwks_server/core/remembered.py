@@ -21,6 +21,7 @@ from jwks_server.core.lifecycle import Moment, Owed, key_identity
 from jwks_server.core.policy import Policy
 from jwks_server.core.publication import Record
 from jwks_server.core.snapshot import Remembered, Snapshot
+from jwks_server.core.text import readable
 
 _VERSION = 1
 
@@ -128,7 +129,7 @@ def _restored(item: Mapping[str, object], now: Moment) -> Owed:
     until = inf
     if item["until"] is not None:
         until = now.steady + (datetime.fromisoformat(str(item["until"])) - now.wall).total_seconds()
-    return Owed(str(item["file"]), key, until)
+    return Owed(readable(str(item["file"])), key, until)  # older versions wrote a name as the file system gave it
 
 
 def _narrowed(key: Key, algorithms: list[Any]) -> Key:

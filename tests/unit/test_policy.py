@@ -48,6 +48,7 @@ def test_every_key_is_taken() -> None:
         ("expired", "drop", "'publish' or 'hide'"),
         ("allow", ["DSA"], "ES256K"),
         ("aliases", [1], "a list"),
+        ("aliases", ["\udcff"], "a list"),
         ("removal_grace", "1 day", "a time"),
         ("removal_grace", -5, "a time"),
         ("removal_grace", "9999999d", "a time"),

@@ -1,7 +1,6 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from math import inf
@@ -17,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import NOW, certificate, der, pem, private_key
+from support.fixtures import fixture_files
 
 from jwks_server.core.build import build, read_key_file
 from jwks_server.core.errors import KeyFileError
@@ -26,6 +26,7 @@ from jwks_server.core.jwk import Key, base64url
 from jwks_server.core.lifecycle import KeyFile, Moment
 from jwks_server.core.policy import OutOfValidity, Policy
 from jwks_server.core.remembered import from_text, record_of, to_text, worth_remembering
+from jwks_server.core.sealed import seal
 from jwks_server.core.snapshot import Folder, Remembered, Snapshot, TextFile
 from jwks_server.core.tenant import TenantName
 
@@ -79,12 +80,6 @@ with tolerating_oddities():
     }
 
 
-def fixture_files() -> Iterator[tuple[str, bytes]]:
-    for path in sorted(FIXTURES.iterdir()):
-        if path.name not in {"make", "README.md"}:
-            yield path.name, path.read_bytes()
-
-
 def key_file(name: str, data: bytes) -> KeyFile:
     password = b"" if name.startswith("empty-password") else b"changeit"
     return read_key_file(name, b"", data, Password(password))
@@ -102,11 +97,8 @@ def remembered(snapshot: Snapshot, now: Moment = START) -> Remembered:
 
 def readable() -> list[KeyFile]:
     """Return all that can be read of what there is."""
-    files = []
-    for name, data in [*MADE.items(), *fixture_files()]:
-        with suppress(KeyFileError):
-            files.append(key_file(name, data))
-    return files
+    made = [key_file(name, data) for name, data in MADE.items()]
+    return made + [file for file in fixture_files() if not file.faults]
 
 
 @pytest.mark.parametrize("file", readable(), ids=lambda file: file.name)
@@ -264,6 +256,15 @@ def read(text: str | bytes) -> Remembered | None:
 def test_any_other_text_is_damage(text: str) -> None:
     """Nothing but our own error."""
     assert read(text) is None
+
+
+def test_a_file_name_that_is_no_text_comes_back_escaped() -> None:
+    """Older versions wrote it as the file system gave it, and no snapshot can be sealed with it."""
+    memory = json.loads(TEXT)
+    memory["keys"][0]["file"] = "k\udcff.pem"
+    back = from_text(json.dumps(memory).encode(), START)
+    assert back.keys[0].file_name == "k\\udcff.pem"
+    assert seal(build(TENANT, Folder(), None, GRACE, START, remembered=back))
 
 
 @given(st.integers(0, len(TEXT) - 1))
