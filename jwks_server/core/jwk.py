@@ -6,7 +6,9 @@ The members are taken one by one from a public key object, which holds no privat
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated, Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa, x448, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -20,6 +22,12 @@ from jwks_server.core.text import readable
 
 Identity = tuple[str, tuple[tuple[str, str], ...], tuple[bytes, ...], str | None]
 """What makes two keys one for publication: type, public members, own certificate in DER if any, the id a JWK states."""
+
+Member = Literal["n", "e", "crv", "x", "y", "pub"]
+"""The names of the members that say which key it is. What is read back from outside may have no others."""
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with a zone. What is read back from outside without one is refused."""
 
 RSA_MIN_BITS = 2048
 RSA_MAX_BITS = 8192
@@ -44,7 +52,7 @@ class PublicKey:
     """
 
     kty: str
-    members: tuple[tuple[str, str], ...]
+    members: tuple[tuple[Member, str], ...]
     algorithms: tuple[str, ...]
     opt_in: str | None = None
 
@@ -58,8 +66,8 @@ class Key:
 
     public: PublicKey
     chain: tuple[bytes, ...] = ()
-    not_before: datetime | None = None
-    not_after: datetime | None = None
+    not_before: Time | None = None
+    not_after: Time | None = None
     alias: str | None = None
     stated_kid: str | None = None
     stated_alg: str | None = None
@@ -131,8 +139,8 @@ def _rsa(key: rsa.RSAPublicKey, only_pss: tuple[str, ...] | None) -> PublicKey:
         raise UnsupportedKeyError(f"RSA key of {key.key_size} bits; at most {RSA_MAX_BITS} are accepted")
     if numbers.n % 2 == 0:
         raise UnsupportedKeyError("RSA key with an even modulus (corrupted?); export it again")
-    members = (("n", base64url_uint(numbers.n)), ("e", base64url_uint(numbers.e)))
-    return PublicKey("RSA", members, only_pss or RSASSA_PKCS1 + RSASSA_PSS)
+    n, e = base64url_uint(numbers.n), base64url_uint(numbers.e)
+    return PublicKey("RSA", (("n", n), ("e", e)), only_pss or RSASSA_PKCS1 + RSASSA_PSS)
 
 
 def _ec(key: ec.EllipticCurvePublicKey) -> PublicKey:

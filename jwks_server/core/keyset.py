@@ -5,9 +5,8 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
-from jwks_server.core.jwk import Identity, Key, base64url
+from jwks_server.core.jwk import Identity, Key, Time, base64url
 from jwks_server.core.kid import hexified, sha1, sha256
 from jwks_server.core.policy import Policy
 
@@ -26,7 +25,7 @@ class PublishedKey:
     kty: str
     identity: Identity
     file_name: str
-    not_after: datetime | None = None
+    not_after: Time | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from jwks_server.core.jwk import Identity, Key
+from jwks_server.core.jwk import Identity, Key, Time
 from jwks_server.core.policy import OutOfValidity, Policy
 
 
@@ -51,7 +51,7 @@ class Owed:
 class NextChange:
     """When a set changes without any file changing: by validity on the wall clock, by a grace on the steady one."""
 
-    wall: datetime | None = None
+    wall: Time | None = None
     steady: float | None = None
 
     def seconds_from(self, now: Moment) -> float | None:

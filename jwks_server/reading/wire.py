@@ -13,7 +13,6 @@ import msgspec
 
 from jwks_server.core.errors import KeySetError, ReaderError, RootUnavailableError, TenantNameError
 from jwks_server.core.keyset import KeySet, etag_of
-from jwks_server.core.lifecycle import NextChange
 from jwks_server.core.members import count_public_keys
 from jwks_server.core.publication import Record
 from jwks_server.core.tenant import TenantName, tenant_name, tenant_names
@@ -235,14 +234,10 @@ def _decode_loaded(header: LoadedHeader, blobs: Blobs, tenant: TenantName) -> Lo
         record = Record(blobs.take(header.record_bytes), header.record_digest, header.record_adds_keys)
     publication = header.publication
     counts = publication.owed, publication.faults, publication.warnings, publication.notices, publication.change.more
-    if min(counts) < 0 or any(map(_has_no_zone, (publication.next_change, publication.look_again))):
-        raise GarbledError("a publication with a number or a time that there is not")
+    if min(counts) < 0:
+        raise GarbledError("a publication with a number that there is not")
     publication = replace(publication, tenant=tenant, key_set=key_set, keys=keys, sealed=sealed, record=record)
     return Loaded(publication, header.root, header.signature, header.device, header.links, unfinished=header.unfinished)
-
-
-def _has_no_zone(due: NextChange) -> bool:
-    return due.wall is not None and due.wall.tzinfo is None
 
 
 def _decode_survey(header: SurveyHeader, job: SurveyJob) -> Survey:
