@@ -70,7 +70,7 @@ def next_turn(outcome: Outcome, failures: int, timing: Timing) -> NextTurn:
             return NextTurn(due)
         case Came.BLAME:
             return NextTurn(0.0, failures)  # without that file
-        case Came.UNFINISHED:
+        case Came.UNFINISHED if not outcome.hung:
             return NextTurn(0.0, failures)
         case Came.NEWLY_FAULTY:
             failures = 0
