@@ -6,7 +6,8 @@ from jwks_server.core.retry import Came, NextTurn, Outcome, next_turn
 from jwks_server.core.timing import Timing
 
 TIMING = Timing(retries=(0.02, 0.5), slow_retry=30.0, shortest_timer=0.005, longest_timer=3600.0)
-FAILED = [came for came in Came if came not in {Came.GOOD, Came.BLAME}]
+AT_ONCE = {Came.BLAME, Came.UNFINISHED}
+FAILED = [came for came in Came if came not in {Came.GOOD, *AT_ONCE}]
 
 
 def within(due: float, timing: Timing = TIMING) -> float:
@@ -26,10 +27,11 @@ def test_a_change_by_itself_is_waited_for_within_bounds(due: float, delay: float
     assert next_turn(Outcome(Came.GOOD, due), 0, TIMING) == NextTurn(delay)
 
 
-def test_a_file_that_was_blamed_is_left_out_at_once() -> None:
+@pytest.mark.parametrize("came", sorted(AT_ONCE, key=str))
+def test_a_folder_is_read_on_at_once_where_a_file_was_blamed_or_files_are_left(came: Came) -> None:
     """That is no further failure of the rest."""
     for failures in (0, 1, 2):
-        for outcome in (Outcome(Came.BLAME, 60), Outcome(Came.BLAME, suspected=True, hung=True)):
+        for outcome in (Outcome(came, 60), Outcome(came, suspected=True, hung=came is Came.BLAME)):
             assert next_turn(outcome, failures, TIMING) == NextTurn(0.0, failures)
 
 

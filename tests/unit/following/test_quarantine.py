@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jwks_server.core.tenant import TenantName
 from jwks_server.core.timing import Timing
 from jwks_server.following.quarantine import Quarantine
-from jwks_server.reading.jobs import FOLDER, Place
+from jwks_server.reading.jobs import BUILD, FOLDER, Place
 
 A, B, C = (TenantName(f"{letter}.com") for letter in "abc")
 SOON, LATER = 1.0, 30.0
@@ -62,7 +62,7 @@ def test_a_file_that_crashes_a_reader_is_left_out_from_then_on(
     assert quarantine.state(A, 0)["files_left_out"] == [{"file": "k.pem", "reason": "crashed"}]
 
 
-@pytest.mark.parametrize("place", [None, WHOLE])
+@pytest.mark.parametrize("place", [None, WHOLE, Place(BUILD)])
 @pytest.mark.parametrize("hung", [False, True])
 def test_where_no_file_is_to_blame_none_is_left_out(quarantine: Quarantine, place: Place | None, *, hung: bool) -> None:
     """The tenant is suspected all the same."""

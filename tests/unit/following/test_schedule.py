@@ -455,7 +455,7 @@ deeds = st.one_of(
 
 
 @given(sequence=st.lists(deeds, min_size=20, max_size=60), closes=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_happens_turns_begin_when_they_are_due_one_at_a_time_and_see_all_that_was_asked_for(
     sequence: list[tuple[Any, ...]], *, closes: bool
 ) -> None:
