@@ -118,7 +118,6 @@ class Reconciler:
             await self._recorder.secure(loaded.publication)
         if not self._root.believes(loaded.root):
             # Of what was read below another root nothing is kept, and nothing is forgotten.
-            self._seen.doubt(tenant)
             self._root.doubted.set()
             return Came.NOTHING
         return self._accept(tenant, job, loaded, previous, started)

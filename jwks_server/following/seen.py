@@ -33,11 +33,6 @@ class Seen:
         """Take in how the folder looked when it was read."""
         self._looks[tenant] = _Look(loaded.signature, loaded.device, loaded.links)
 
-    def doubt(self, tenant: TenantName) -> None:
-        """Take in that the last look says nothing, because it was below another root."""
-        look = self._looks.get(tenant, _Look())
-        self._looks[tenant] = _Look(None, look.device, look.links)
-
     def forget(self, tenant: TenantName) -> None:
         """Drop a tenant that is gone."""
         self._looks.pop(tenant, None)

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.certificates import replace_file, sample
 from support.forging_reader import MODULE as FORGING
-from support.inprocess import CountingReaders, eventually, followed
+from support.inprocess import EVENTS_ALONE, CountingReaders, World, eventually, followed
 from support.publications import kids_of
 from support.server import Server, wait_until, with_tests
 
@@ -26,7 +26,7 @@ from jwks_server.following.follow import Follower
 from jwks_server.following.store import Store
 from jwks_server.readers.pool import ReaderPool
 from jwks_server.readers.process import CHILD_MODULE
-from jwks_server.reading.jobs import LoadJob, Place, ReaderCrashedError, Urgency
+from jwks_server.reading.jobs import LoadJob, Place, ReaderCrashedError, SurveyJob, Urgency
 from jwks_server.reading.source import Limits, Source
 from jwks_server.reading.tree import list_root
 from jwks_server.state.directory import StateDirectory
@@ -72,6 +72,38 @@ async def test_an_answer_from_below_another_root_keeps_nothing_and_forgets_nothi
         assert not world.quarantine.without(TENANT)
         assert not world.follower.reconciler.unread
         assert not world.follower.reconciler.records
+
+
+async def test_an_answer_from_below_another_root_takes_nothing_from_what_was_seen(keystores: Path) -> None:
+    """The last look was below the believed root: a folder that is as it was then need not be read again."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    readers = ElsewhereReaders()
+    async with followed(keystores, readers=readers, timing=replace(EVENTS_ALONE, retries=())) as world:
+        while TENANT in world.turns.uncertain:
+            await read_once(world)
+        (signature,) = (await readers.run(SurveyJob((TENANT,), 60), Urgency.URGENT)).signatures.values()
+        assert signature is not None
+        readers.elsewhere = True
+        (keystores / TENANT / "new.pem").write_bytes(B)
+        await read_once(world)
+        assert not world.follower.seen.differs(TENANT, signature)
+        assert world.follower.seen.was_certain(TENANT)
+        assert world.follower.seen.device(TENANT) is not None
+
+
+async def read_once(world: World) -> None:
+    """Have the tenant read, and wait until nothing is due for it in a moment."""
+    loads = world.readers.loads[TENANT]
+    world.turns.hint(TENANT)
+    await eventually(lambda: world.readers.loads[TENANT] > loads and not turn_of(world)["running"])
+
+
+def turn_of(world: World) -> Mapping[str, Any]:
+    """Return what waits for the tenant."""
+    turn = world.turns.state(TENANT)["turn"]
+    assert isinstance(turn, Mapping)
+    return turn
 
 
 async def test_a_tenant_that_was_forgotten_has_its_retries_when_it_fails_again(keystores: Path) -> None:
