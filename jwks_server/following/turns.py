@@ -34,7 +34,7 @@ class Turns:
         self._quarantine = quarantine
         self._timing = timing
         self._schedule = Schedule(asyncio.get_running_loop(), timing, begin=self._begin, overtake=reconciler.promote)
-        self._tasks: dict[TenantName, asyncio.Task[bool]] = {}
+        self._tasks: dict[TenantName, asyncio.Task[Came]] = {}
         self._failures: dict[TenantName, int] = {}
 
     # --- the first load
@@ -94,9 +94,16 @@ class Turns:
                 self.hint(publication.tenant)
 
     async def retry(self, tenant: TenantName) -> bool:
-        """Read a suspected tenant, with the files that were left out; return whether it crashed no reader process."""
+        """Read a suspected tenant, with the files that were left out; return whether it crashed no reader process.
+
+        Where nothing could be learned of it, it is as suspected as before, and is tried again later.
+        """
         self._quarantine.hold(tenant)
-        if await self._turn_of(tenant, Urgency.ROUTINE, afresh=True):
+        came = await self._turn_of(tenant, Urgency.ROUTINE, afresh=True)
+        if came is Came.NOTHING and self._quarantine.is_suspect(tenant):
+            self._quarantine.suspect(tenant, time.monotonic(), hung=False, counts=False)
+            return False
+        if came.crashed:
             return False
         if self._quarantine.release(tenant):
             # It has ordinary faults, which have a timer of their own.
@@ -144,28 +151,29 @@ class Turns:
 
     # --- turns
 
-    async def _turn_of(self, tenant: TenantName, urgency: Urgency, *, afresh: bool = False) -> bool:
-        """Wait for a turn of the tenant, and return whether it crashed a reader process."""
+    async def _turn_of(self, tenant: TenantName, urgency: Urgency, *, afresh: bool = False) -> Came:
+        """Wait for a turn of the tenant, and return what came of it."""
         self._schedule.now(tenant, urgency, afresh=afresh)
         task = self._tasks.get(tenant)
-        return task is not None and await asyncio.shield(task)
+        return Came.NOTHING if task is None else await asyncio.shield(task)
 
     def _begin(self, tenant: TenantName) -> None:
         self._tasks[tenant] = asyncio.get_running_loop().create_task(self._turns(tenant))
 
-    async def _turns(self, tenant: TenantName) -> bool:
-        """Take turns until no hint came meanwhile; return whether one of them crashed a reader process."""
-        crashed = False
+    async def _turns(self, tenant: TenantName) -> Came:
+        """Take turns until no hint came meanwhile; return what came of the last that crashed, else of the last."""
+        came = Came.NOTHING
         try:
             more = True
             while more:
                 outcome = await self._reconciler.take_turn(tenant, self._schedule.take(tenant))
-                crashed |= outcome.came.crashed
+                if outcome.came.crashed or not came.crashed:
+                    came = outcome.came
                 self._decide(tenant, outcome)
                 more = self._schedule.finish(tenant)
         finally:
             del self._tasks[tenant]
-        return crashed
+        return came
 
     def _decide(self, tenant: TenantName, outcome: Outcome) -> None:
         following = next_turn(outcome, self._failures.pop(tenant, 0), self._timing)

@@ -21,12 +21,12 @@ from support.server import Server, wait_until, with_tests
 from jwks_server.core.policy import Policy
 from jwks_server.core.publication import Publication
 from jwks_server.core.tenant import TenantName
-from jwks_server.core.timing import Timing
+from jwks_server.core.timing import Pause, Timing
 from jwks_server.following.follow import Follower
 from jwks_server.following.store import Store
 from jwks_server.readers.pool import ReaderPool
 from jwks_server.readers.process import CHILD_MODULE
-from jwks_server.reading.jobs import LoadJob, Place, ReaderCrashedError, SurveyJob, Urgency
+from jwks_server.reading.jobs import FOLDER, LoadJob, Place, ReaderCrashedError, SurveyJob, Urgency
 from jwks_server.reading.source import Limits, Source
 from jwks_server.reading.tree import list_root
 from jwks_server.state.directory import StateDirectory
@@ -104,6 +104,27 @@ def turn_of(world: World) -> Mapping[str, Any]:
     turn = world.turns.state(TENANT)["turn"]
     assert isinstance(turn, Mapping)
     return turn
+
+
+async def test_a_tenant_that_hung_is_not_cleared_by_an_answer_from_below_another_root(keystores: Path) -> None:
+    """Nothing was learned of it: were all that hung cleared so, each would hang a reader by a timer of its own."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "k.pem").write_bytes(A)
+    readers = ElsewhereReaders()
+    readers.failure = lambda _job: ReaderCrashedError("says the test", Place(FOLDER), hung=True)
+    often = Pause(1, 0.01, 0.01)
+    timing = Timing(retries=(), first_comparison=0.01, comparison=often, first_suspicion=0.0, suspicion=0.0)
+    async with followed(keystores, readers=readers, timing=timing) as world:
+        await eventually(lambda: world.quarantine.is_hung(TENANT))
+        readers.elsewhere = True
+        readers.failure = lambda _job: None
+        loads = readers.loads[TENANT]
+        await eventually(lambda: readers.loads[TENANT] >= loads + 2)
+        assert world.quarantine.is_hung(TENANT)
+        assert world.unread == 1
+        readers.elsewhere = False
+        await world.wait_for(TENANT, {KID_A})
+        assert not world.quarantine.is_suspect(TENANT)
 
 
 async def test_a_tenant_that_was_forgotten_has_its_retries_when_it_fails_again(keystores: Path) -> None:
