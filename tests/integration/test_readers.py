@@ -56,6 +56,14 @@ class Deadly:
         """Let the readers at the gate go on."""
         (self.folder / "open").touch()
 
+    def hold_starts(self) -> None:
+        """Let no process that starts get ready."""
+        (self.folder / "late").touch()
+
+    def let_start(self) -> None:
+        """Let those that start get ready."""
+        (self.folder / "late").unlink(missing_ok=True)
+
 
 @pytest.fixture
 def deadly(tmp_path: Path) -> Iterator[Deadly]:
@@ -63,6 +71,7 @@ def deadly(tmp_path: Path) -> Iterator[Deadly]:
     deadly = Deadly(tmp_path / "deadly")
     yield deadly
     deadly.open_gate()
+    deadly.let_start()
 
 
 TIMING = Timing(file=FILE_SECONDS, reader_grace=1.0)
@@ -537,3 +546,96 @@ async def test_a_job_that_is_given_up_leaves_its_reader_process_to_the_others(ke
         assert isinstance(await still, Listing)
         assert pool.lost == 1
         assert len(pool.pids) == 1
+
+
+# --- processes that have read enough
+
+
+RETIRING = replace(TIMING, file=60.0, reader_restart=0.01)
+
+
+async def test_a_process_that_has_read_enough_goes_on_until_its_successor_is_ready(
+    keystores: Path, deadly: Deadly
+) -> None:
+    """However long that takes to start: no load waits for it."""
+    job = tenant(keystores, "a.com", k=A)
+    async with reading(keystores, 1, deadly, RETIRING, loads_per_process=3) as pool:
+        (first,) = pool.pids
+        deadly.hold_starts()
+        for _ in range(10):
+            assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+        assert first in pool.pids
+        assert pool.retired == 0
+        deadly.let_start()
+        await eventually(lambda: pool.retired == 1 and not lives(first))
+        assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+        assert first not in pool.pids
+        assert pool.lost == 0
+
+
+async def test_no_load_is_lost_while_all_processes_retire(keystores: Path, deadly: Deadly) -> None:
+    """Each after one load; there are never fewer than there should be, and none that has gone is left behind."""
+    jobs = [tenant(keystores, f"{number}.com", k=A) for number in range(20)]
+    before = children()
+    async with reading(keystores, 2, deadly, RETIRING, loads_per_process=1) as pool:
+
+        async def run(job: LoadJob) -> int:
+            loaded = await pool.run(job, Urgency.ROUTINE)
+            assert loaded.publication.tenant == job.tenant
+            return len(pool.pids)
+
+        assert min(await asyncio.gather(*map(run, jobs))) >= 2
+        await eventually(
+            lambda: pool.idle == len(pool.pids) == 2 and len(children().split()) == len(before.split()) + 2
+        )
+        assert pool.retired >= 2
+        assert pool.lost == 0
+
+
+async def test_a_successor_that_crashes_before_it_is_ready_is_succeeded_itself(keystores: Path, deadly: Deadly) -> None:
+    """The one that was to go serves on, and goes at last."""
+    job = tenant(keystores, "a.com", k=A)
+    async with reading(keystores, 1, deadly, RETIRING, loads_per_process=1) as pool:
+        (first,) = pool.pids
+        deadly.hold_starts()
+        for lost in (1, 2):
+            assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+            await eventually(lambda: len(pool.pids) == 2)
+            (successor,) = set(pool.pids) - {first}
+            os.kill(successor, signal.SIGKILL)
+            await eventually(lambda lost=lost: pool.lost == lost)  # type: ignore[misc]
+            assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+        assert first in pool.pids
+        deadly.let_start()
+        await eventually(lambda: pool.retired == 1)
+        assert len(pool.pids) == 1
+        assert first not in pool.pids
+        assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+async def test_a_process_that_crashes_while_it_retires_is_succeeded_once(
+    keystores: Path, deadly: Deadly, *, at_work: bool
+) -> None:
+    """By the one that was starting already; a load that it was doing fails, and one that waits is done."""
+    job = tenant(keystores, "a.com", k=A)
+    gated = tenant(keystores, "b.com", k=marked("gate"))
+    async with reading(keystores, 1, deadly, RETIRING, loads_per_process=2) as pool:
+        (first,) = pool.pids
+        deadly.hold_starts()
+        for _ in range(2):
+            assert (await pool.run(job, Urgency.URGENT)).publication.keys == 1
+        await eventually(lambda: len(pool.pids) == 2)
+        (successor,) = set(pool.pids) - {first}
+        working = asyncio.ensure_future(pool.run(gated, Urgency.URGENT)) if at_work else None
+        await eventually(lambda: bool(deadly.reads) == at_work)
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: pool.lost == 1)
+        if working is not None:
+            with pytest.raises(ReaderCrashedError):
+                await working
+        waiting = asyncio.ensure_future(pool.run(job, Urgency.URGENT))
+        deadly.let_start()
+        assert (await waiting).publication.keys == 1
+        assert pool.pids == (successor,)
+        assert (pool.lost, pool.retired) == (1, 0)

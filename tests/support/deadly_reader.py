@@ -6,8 +6,8 @@ environment variable: there the process writes down what it read, and finds file
 A key file's first line says what happens when it is parsed: `# spin`, `# sleep`, `# nap`, `# exit`, `# crash`,
 `# fail`, `# gate` (wait for the file `open`), `# forge` (answer with something else). A tenant's folder with a file
 `hang` in it hangs, as on a network file system without its server. The file `.build` in it says what happens when all
-files are read. A file in the test's folder makes the file of the
-same name in a tenant's folder hang, or what a link of this name leads to.
+files are read. A file in the test's folder makes the file of the same name in a tenant's folder hang, or what a link
+of this name leads to; while the file `late` is there, no process that starts gets ready.
 """
 
 import os
@@ -103,5 +103,7 @@ def _forged(other_side: Path) -> bytes:
 
 
 def main() -> None:
-    """Read jobs as the server's child."""
+    """Read jobs as the server's child, once it may start."""
+    while Path(os.environ[OTHER_SIDE], "late").exists():
+        time.sleep(0.002)
     child.main(deadly_answer, confine=lambda _root, _closed: ())
