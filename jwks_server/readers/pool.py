@@ -224,8 +224,9 @@ class ReaderPool:
             self._replace(process)
 
     def _retire_one(self) -> None:
-        """Let a process go that has done enough, now that another is ready in its place."""
-        if self._retiring and len(self._processes) > self._count:
+        """Let a process go that has done enough, where there are enough without it that are ready."""
+        ready = sum(process.ready.is_set() and not process.says_no_more for process in self._processes)
+        if self._retiring and ready > self._count:
             process = self._retiring.pop()
             self._processes.discard(process)
             self.retired += 1

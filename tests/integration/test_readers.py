@@ -639,3 +639,29 @@ async def test_a_process_that_crashes_while_it_retires_is_succeeded_once(
         assert (await waiting).publication.keys == 1
         assert pool.pids == (successor,)
         assert (pool.lost, pool.retired) == (1, 0)
+
+
+async def test_a_process_that_retires_waits_until_there_are_enough_without_it(keystores: Path, deadly: Deadly) -> None:
+    """One that is started for a crashed one may be ready before its own successor is."""
+    job = tenant(keystores, "a.com", k=marked("gate"))
+    deadly.open_gate()
+    async with reading(keystores, 2, deadly, RETIRING, loads_per_process=2) as pool:
+        both = set(pool.pids)
+        deadly.hold_starts()
+        for _ in range(2):
+            await pool.run(job, Urgency.URGENT)
+        ((retiring, _),) = set(deadly.reads)
+        await eventually(lambda: len(pool.pids) == 3)
+        (successor,) = set(pool.pids) - both
+        os.kill(successor, signal.SIGSTOP)
+        (other,) = both - {retiring}
+        os.kill(other, signal.SIGKILL)
+        await eventually(lambda: other not in pool.pids and len(pool.pids) == 3)
+        deadly.let_start()
+        await eventually(lambda: pool.idle == 2)
+        assert retiring in pool.pids
+        assert pool.retired == 0
+        os.kill(successor, signal.SIGCONT)
+        await eventually(lambda: pool.retired == 1 and pool.idle == 2)
+        assert retiring not in pool.pids
+        assert successor in pool.pids
