@@ -6,7 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from support.certificates import replace_file, sample
+from support.deadly_reader import MODULE as DEADLY
+from support.deadly_reader import OTHER_SIDE
 from support.forging_reader import MODULE as FORGING
 from support.inprocess import EVENTS_ALONE, NEVER, CountingReaders, World, eventually, followed
 from support.publications import kids_of
@@ -394,6 +396,53 @@ def test_the_admin_listener_shows_what_waits_for_a_tenant(keystores: Path) -> No
             assert server.admin(f"/tenants/{unknown}.json").status == 404
 
 
+def state_of(server: Server, tenant: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what the admin listener says of a tenant."""
+    return server.admin(f"/tenants/{tenant}.json").json()
+
+
+def test_the_admin_listener_shows_which_files_are_left_out(keystores: Path, tmp_path: Path) -> None:
+    """From the crash to the reading that does without them; then each is a problem like any other."""
+    other_side = tmp_path / "deadly"
+    other_side.mkdir()
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "a.pem").write_bytes(b"# exit\n" + A)
+    (keystores / TENANT / "b.pem").write_bytes(b"# gate\n" + B)
+    altered = {"reader_module": DEADLY, "timing": {"file": 60.0}}
+    with Server(keystores, "--admin-port", "0", environment={OTHER_SIDE: str(other_side)}, altered=altered) as server:
+        wait_until(lambda: state_of(server, TENANT)["quarantine"]["files_left_out"])
+        state = state_of(server, TENANT)
+        reason = "its reader crashed (exit status 3)"
+        assert state["quarantine"]["files_left_out"] == [{"file": "a.pem", "reason": reason}]
+        assert state["quarantine"]["suspected"]
+        assert not state["quarantine"]["hung"]
+        assert state["turn"]["running"]
+        assert state["published"] is None
+        (other_side / "open").touch()
+        wait_until(lambda: state_of(server, TENANT)["published"])
+        state = state_of(server, TENANT)
+        assert state["quarantine"]["files_left_out"] == []
+        assert state["quarantine"]["suspected"]
+        assert state["published"]["problems"] == [{"level": "fault", "file": "a.pem", "text": reason}]
+
+
+def test_the_admin_listener_shows_a_tenant_that_hangs(keystores: Path, tmp_path: Path) -> None:
+    """And in how many seconds it is tried again."""
+    (keystores / TENANT).mkdir()
+    (keystores / TENANT / "hang").touch()
+    altered = {"reader_module": DEADLY, "timing": {"file": 0.2, "first_suspicion": 3600.0}}
+    with Server(keystores, "--admin-port", "0", environment={OTHER_SIDE: str(tmp_path)}, altered=altered) as server:
+        wait_until(lambda: state_of(server, TENANT)["quarantine"]["hung"])
+        wait_until(lambda: not state_of(server, TENANT)["turn"]["running"])
+        state = state_of(server, TENANT)
+        assert state["waits_for_first_load"]
+        assert state["last_reading_failed"]
+        assert state["quarantine"]["suspected"]
+        assert 0 < state["quarantine"]["tried_again_in_seconds"] <= 3600
+        assert state["turn"]["next_in_seconds"] is None
+        assert state["published"] is None
+
+
 @pytest.mark.parametrize(("level", "shown"), [("debug", {"DEBUG", "INFO"}), ("info", {"INFO"})])
 def test_the_log_says_as_much_as_its_level_asks_for(keystores: Path, level: str, shown: set[str]) -> None:
     """At `debug` each hint and each turn, with its tenant."""
@@ -407,3 +456,18 @@ def test_the_log_says_as_much_as_its_level_asks_for(keystores: Path, level: str,
         if level == "debug":
             assert "DEBUG hint tenant=a.com urgency=urgent" in server.log
             assert "DEBUG turn tenant=a.com urgency=urgent" in server.log
+
+
+def test_at_warning_the_log_says_nothing_of_what_is_well(keystores: Path) -> None:
+    """From the start to the stop."""
+    for tenant, content in (("a.com", A), ("b.com", b"half")):
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(content)
+    with ExitStack() as stack:
+        server = Server(keystores, "--log-level", "warning")
+        stack.push(server)
+        wait_until(lambda: "file=k.pem" in server.log, "the fault")
+        assert server.terminate() == 0
+        lines = server.log.splitlines()
+        assert {line.split()[1] for line in lines} == {"WARNING", "ERROR"}
+        assert not any("a.com" in line for line in lines)

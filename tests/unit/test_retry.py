@@ -53,7 +53,7 @@ def test_other_faults_than_before_are_tried_again_soon() -> None:
         assert next_turn(Outcome(Came.NEWLY_FAULTY), failures, TIMING) == NextTurn(0.02, 1)
 
 
-@pytest.mark.parametrize("came", FAILED)
+@pytest.mark.parametrize("came", [*FAILED, Came.UNFINISHED])
 def test_a_tenant_that_hung_gets_no_retry_of_its_own(came: Came) -> None:
     """The comparison tries those one after the other; but its set still changes on time."""
     for due in (None, 60.0, 0.001):
