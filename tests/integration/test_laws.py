@@ -335,18 +335,25 @@ async def test_a_reader_that_was_taken_over_publishes_nothing_for_another_tenant
 
 
 async def test_a_reader_that_was_taken_over_publishes_no_private_member(keystores: Path, tmp_path: Path) -> None:
-    """Its answer is none, it is ended, and its tenant keeps its set."""
-    (keystores / "evil.com").mkdir()
-    (keystores / "evil.com" / "k.pem").write_bytes(A)
+    """In nobody's name: its answer is none, it is ended, its tenant keeps its set, and so does the one it names."""
+    for tenant in ("evil.com", "victim.com"):
+        (keystores / tenant).mkdir()
+        (keystores / tenant / "k.pem").write_bytes(A)
     async with real_parts(keystores, tmp_path / "state", FORGING) as parts:
         follower, store, readers = parts.follower, parts.store, parts.readers
+        victim = store.get("victim.com")
         (keystores / "evil.com" / "forge-member").touch()
         await eventually(lambda: readers.lost)
         await eventually(lambda: TENANT_EVIL in follower.reconciler.unread or follower.quarantine.without(TENANT_EVIL))
         assert kids_of(published(store, "evil.com")) == {KID_A}
+        assert store.get("victim.com") is victim
         (keystores / "evil.com" / "forge-member").unlink()
         replace_file(keystores / "evil.com" / "k.pem", B)
         await eventually(lambda: KID_B in kids_of(published(store, "evil.com")))
+        assert store.get("victim.com") is victim
+        for publication in store:
+            assert publication.key_set is not None
+            assert b"private" not in publication.key_set.body
 
 
 async def test_reader_processes_retire_while_loads_go_on(keystores: Path, tmp_path: Path) -> None:
