@@ -13,7 +13,7 @@ from contextlib import suppress
 from jwks_server.core.timing import Timing
 from jwks_server.serving.complaints import Kind
 from jwks_server.serving.limits import Connection, Excess, Phase, site_of
-from jwks_server.serving.listen import begin
+from jwks_server.serving.listen import BACKLOG, begin
 from jwks_server.serving.protocol import HttpConnection, HttpServer
 
 ACCEPTED_AT_ONCE = 64
@@ -72,8 +72,8 @@ class Listener:
         self.server.draining = True
         for bound in self._sockets:
             if bound.fileno() >= 0:
-                while self._accept(bound, ACCEPTED_AT_ONCE):
-                    pass  # closing the socket would reset what waits in its queue
+                # Closing the socket would reset what waits in its queue; what comes after that prolongs no stop.
+                self._accept(bound, BACKLOG + 1)
                 self._loop.remove_reader(bound)
                 bound.close()
         await self.server.until_all_gone(self._timing.drain)
@@ -88,17 +88,18 @@ class Listener:
         self._timers.clear()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
 
-    def _accept(self, bound: socket.socket, most: int) -> bool:
-        """Accept what waits; return whether there may be more."""
+    def _accept(self, bound: socket.socket, most: int) -> None:
+        """Accept what waits, so many at most."""
         for _ in range(most):
             try:
                 accepted, address = bound.accept()
             except OSError as error:
+                if error.errno == errno.ECONNABORTED:
+                    continue
                 if error.errno in _WITHOUT_DESCRIPTORS:
                     self._without_descriptors(bound, error)
-                return error.errno == errno.ECONNABORTED
+                return
             self._admit(accepted, address[0])
-        return True
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
         accepted.setblocking(False)

@@ -15,7 +15,7 @@ from jwks_server.core.timing import Timing
 from jwks_server.serving import descriptors
 from jwks_server.serving.complaints import Complaints, Kind
 from jwks_server.serving.limits import Connections, Phase
-from jwks_server.serving.listen import bind
+from jwks_server.serving.listen import BACKLOG, bind
 from jwks_server.serving.listener import Listener
 from jwks_server.serving.protocol import HttpServer
 
@@ -26,15 +26,16 @@ BIG = 4 << 20
 
 
 class Starved(socket.socket):
-    """A listening socket whose process has no descriptors left, as often as the test says."""
+    """A listening socket that cannot accept, for want of descriptors or another reason, as often as the test says."""
 
     failures = 0
+    reason = errno.EMFILE
 
     def accept(self) -> tuple[socket.socket, object]:
         """Fail, or accept."""
         if self.failures:
             self.failures -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise OSError(self.reason, os.strerror(self.reason))
         return super().accept()
 
 
@@ -98,6 +99,16 @@ async def test_what_waits_to_be_accepted_at_a_stop_is_answered() -> None:
                 answer = client.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 assert b"Connection: close" in answer
+
+
+async def test_those_who_connect_without_end_do_not_prolong_a_stop() -> None:
+    """The queue is emptied once; what comes into it meanwhile is left."""
+    async with listening(starved=True) as (listener, bound):
+        assert isinstance(bound, Starved)
+        endless = 1_000_000
+        bound.failures, bound.reason = endless, errno.ECONNABORTED
+        await listener.drain()
+        assert bound.failures > endless - 2 * BACKLOG
 
 
 async def test_without_descriptors_idle_connections_are_closed(caplog: pytest.LogCaptureFixture) -> None:
